@@ -1,0 +1,20 @@
+"""creatok: learns tokens for creative creature concepts and renders sheets with them.
+
+Does not: import torch. The workflows load on first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "sample"]
+
+_WORKFLOWS = {"sample": "creatok_cli.workflows.sample"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WORKFLOWS:
+        return getattr(import_module(_WORKFLOWS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
