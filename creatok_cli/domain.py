@@ -1,10 +1,11 @@
 """The plain data that flows through creatok: jobs, batches, plans, results, events.
 
-Everything here is frozen and made of plain values, so that a plan can be hashed, pickled and compared. Sheets,
-methods and fuse only make Jobs; executors, sinks and scorers only see Jobs and Rendered.
+Everything here is frozen and made of plain values, so that a plan can be hashed, pickled and
+compared. Sheets, methods and fuse only make Jobs; executors, sinks and scorers only see Jobs and
+Rendered.
 
-Shape letters used in every docstring of the project: b batch, n vectors, p pairs, s sequence, d width, c h w latent
-channels, rows, columns; H W pixels.
+Shape letters used in every docstring of the project: b batch, n vectors, p pairs, s sequence, d
+width, c h w latent channels, rows, columns; H W pixels.
 
 Does not: import anything of ours, read or write, or know torch.
 """
@@ -26,19 +27,23 @@ Options = tuple[tuple[str, Scalar], ...]
 """Free settings of a backbone, as sorted (name, value) pairs."""
 
 RENDER_VERSION = 1
-"""Rises whenever an old job would draw differently; part of every key, listed under Pixels in the CHANGELOG."""
+"""Rises whenever an old job would draw differently; part of every key, listed under Pixels in the
+CHANGELOG.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One picture to be.
 
-    The first block is identity: it decides the pixels and is hashed into `key` (see `hashing.content_key`).
-    The second block names the picture and is never hashed.
+    The first block is identity: it decides the pixels and is hashed into `key` (see
+    `hashing.content_key`). The second block names the picture and is never hashed.
     """
 
     base_digest: str
-    """Pinned revision or folder digest of the base (`sha256:...`); the name of the base is not identity."""
+    """Pinned revision or folder digest of the base (`sha256:...`); the name of the base is not
+    identity.
+    """
     prompt: str
     negative: str | None = None
     seed: int
@@ -91,8 +96,8 @@ class Group:
 class Batch:
     """Jobs that are drawn together. They differ in prompt, negative and seed only.
 
-    `batch_class` is fixed by the plan; a tail with fewer jobs is padded with copies of its last job and the pads are
-    dropped, because equal bytes need equal shapes.
+    `batch_class` is fixed by the plan; a tail with fewer jobs is padded with copies of its last job
+    and the pads are dropped, because equal bytes need equal shapes.
     """
 
     index: int
@@ -121,7 +126,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """How a picture came to be, beyond its recipe: recorded in the manifest, never hashed, never in the PNG."""
+    """How a picture came to be, beyond its recipe: recorded in the manifest, never hashed, never in
+    the PNG.
+    """
 
     device: str
     batch_class: int
@@ -147,7 +154,18 @@ class Rendered:
     maps: Mapping[str, Image] = field(default_factory=dict)
 
 
-FailureKind = Literal["oom", "non-finite", "flat", "error", "foreign-file", "filtered", "crashed", "os-error"]
+FailureKind = Literal[
+    "oom",
+    "non-finite",
+    "flat",
+    "error",
+    "foreign-file",
+    "filtered",
+    "crashed",
+    "os-error",
+    "damaged",
+    "missing",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +207,9 @@ class BaseFacts:
     """(largest side in pixels, batch class) in rising order; beyond the last row the class is 1."""
 
     def batch_class(self, size_px: Size) -> int:
-        """The fixed batch size for pictures of this size, where neither the user nor the folder names one."""
+        """The fixed batch size for pictures of this size, where neither the user nor the folder
+        names one.
+        """
         return next((rows for side, rows in self.batch_rows if max(size_px) <= side), 1)
 
 

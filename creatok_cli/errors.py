@@ -1,20 +1,25 @@
 """What can go wrong, as a tree; every branch has one exit code.
 
-    CreatokError                                            1  a bug: one line and the crash file
-    |-- InputError (SheetError, PresetError,                2  sheet, flag or name: nothing was drawn
-    |               UnknownName, UnsafeName)
-    |-- RunIncomplete (MethodDiverged)                      3  jobs failed or were filtered; last good state kept
-    |-- ArtefactError (ModelMissing, ModelGated,            4  names the command or page that helps
-    |                  TokenMissing, Offline, Refused,
-    |                  DigestMismatch)
-    |-- DeviceError (NoDevice, OutOfMemory, DeviceLost)     5  none usable; every job fails at batch 1
-    |-- IntegrityError (OutputBusy, OutputFull,             6  the output folder cannot be trusted or written
-    |                   OutputReadOnly, ManifestDamaged,
-    |                   SchemaNewer, StackChanged,
-    |                   Unaccounted)
-    `-- Interrupted                                       130  SIGINT, SIGTERM, SIGHUP
+    CreatokError                                1  a bug: one line and the crash file
+    |-- InputError                              2  sheet, flag or name: nothing was drawn
+    |   |-- SheetError -- PresetError
+    |   `-- UnknownName, UnsafeName
+    |-- RunIncomplete                           3  jobs failed or were filtered
+    |   `-- MethodDiverged                         the last good state is kept
+    |-- ArtefactError                           4  names the command or page that helps
+    |   |-- ModelMissing, ModelGated
+    |   |-- TokenMissing, Offline
+    |   `-- Refused, DigestMismatch
+    |-- DeviceError                             5  none usable; every job fails at batch 1
+    |   `-- NoDevice, OutOfMemory, DeviceLost
+    |-- IntegrityError                          6  the output folder cannot be trusted or written
+    |   |-- OutputBusy, OutputFull, OutputReadOnly
+    |   |-- ManifestDamaged, SchemaNewer
+    |   `-- StackChanged, Unaccounted
+    `-- Interrupted                           130  SIGINT, SIGTERM, SIGHUP
 
-Library code raises these and never prints or exits; `cli/app.py` alone turns them into a message and a code.
+Library code raises these and never prints or exits; `cli/app.py` alone turns them into a message
+and a code.
 
 Does not: format for a terminal.
 """
@@ -28,8 +33,8 @@ from dataclasses import dataclass
 class CreatokError(Exception):
     """Root of all errors that creatok raises on purpose.
 
-    `code` is the exit code, `reason` the word in the last `--json` event, `retryable` whether the same command may
-    succeed later without a change.
+    `code` is the exit code, `reason` the word in the last `--json` event, `retryable` whether the
+    same command may succeed later without a change.
     """
 
     code = 1
@@ -82,7 +87,7 @@ class PresetError(SheetError):
 
 
 class UnknownName(InputError):
-    """A base, scheduler, plug-in or option that does not exist; the message names the nearest one."""
+    """A base, scheduler, plug-in or option that does not exist; the message says the nearest."""
 
 
 class UnsafeName(InputError):
@@ -202,7 +207,9 @@ class SchemaNewer(IntegrityError):
 
 
 class StackChanged(IntegrityError):
-    """The device, driver or libraries differ from those that began the run, and strictness was asked."""
+    """The device, driver or libraries differ from those that began the run, and strictness was
+    asked.
+    """
 
     reason = "stack-changed"
 

@@ -1,7 +1,8 @@
 """Canonical JSON and the content keys of jobs.
 
-A key names a recipe: everything that decides the pixels takes part (`IDENTITY`), everything else (device, engine,
-batch size, folder, file name, time, library versions) stays out and is recorded instead.
+A key names a recipe: everything that decides the pixels takes part (`IDENTITY`), everything else
+(device, engine, batch size, folder, file name, time, library versions) stays out and is recorded
+instead.
 
 Does not: hash files in pieces for speed; that is `durable.sha256_file`.
 """
@@ -40,7 +41,9 @@ def canonical_json(value: Any) -> str:
 
     Raises ValueError for NaN and infinities, TypeError for anything that JSON cannot say.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def sha256_hex(data: bytes | str) -> str:

@@ -1,7 +1,8 @@
 """Pictures of the world on disk, as the trainings read them.
 
-Picture i is a function of (seed, i) alone, so that a longer set begins with the shorter one. Pictures lie in one flat
-file of bytes that is mapped into memory; labels lie in one safetensors file.
+Picture i is a function of (seed, i) alone, so that a longer set begins with the shorter one.
+Pictures lie in one flat file of bytes that is mapped into memory; labels lie in one safetensors
+file.
 
 Does not: augment or shuffle; a training step addresses its rows by `derive(seed, stage, step)`.
 """
@@ -38,8 +39,9 @@ ATTRIBUTES = {
 class Pictures:
     """n pictures with their truth.
 
-    pixels [n 64 64 3] uint8; weights [n 60] f32, rows sum to 1; attributes [n 4] uint8 (see ATTRIBUTES); caption [n]
-    int64 indexes `captions`, the unique captions in order of appearance. `captions[0]` is the empty caption.
+    pixels [n 64 64 3] uint8; weights [n 60] f32, rows sum to 1; attributes [n 4] uint8 (see
+    ATTRIBUTES); caption [n] int64 indexes `captions`, the unique captions in order of appearance.
+    `captions[0]` is the empty caption.
     """
 
     pixels: Tensor

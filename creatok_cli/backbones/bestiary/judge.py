@@ -1,7 +1,7 @@
-"""The judge: a small CNN that reads the true concept weights off a picture, and the independent measure of all results.
+"""The judge: a small CNN that reads concept weights off a picture and measures all results.
 
-It learns from world pictures only (single, hybrid, side by side, degraded) and is never used to train a token, a
-network, the base model or the labeler, nor to choose between them.
+It learns from world pictures only (single, hybrid, side by side, degraded) and is never used to
+train a token, a network, the base model or the labeler, nor to choose between them.
 
 Does not: know the base model, its text towers or its image towers.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,9 @@ class _Residual(nn.Module):
 
 
 class Judge(nn.Module):
-    """Pictures [b 3 64 64] in [-1, 1] -> logits by head; `weights` are logits over the concepts (softmax = weights)."""
+    """Pictures [b 3 64 64] in [-1, 1] -> logits by head; `weights` are logits over the concepts
+    (softmax = weights).
+    """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
         super().__init__()
@@ -50,7 +53,7 @@ class Judge(nn.Module):
             nn.SiLU(),
             _Residual(widths[0]),
         ]
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.SiLU(), _Residual(wide)]
         self.trunk = nn.Sequential(*layers)
         self.hidden = nn.Linear(widths[-1] * 16, 384)
@@ -65,7 +68,8 @@ class Judge(nn.Module):
 
 
 def degrade(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Damage about two thirds of the pictures [b 3 64 64] as a generator would: blur, noise, contrast, small shifts.
+    """Damage about two thirds of the pictures [b 3 64 64] as a generator would: blur, noise,
+    contrast, small shifts.
 
     Deterministic in the generator.
     """
@@ -85,7 +89,9 @@ def degrade(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the judge sees in n pictures: probabilities [n k] per head, and the concept names of the columns."""
+    """What the judge sees in n pictures: probabilities [n k] per head, and the concept names of the
+    columns.
+    """
 
     concepts: tuple[str, ...]
     weights: Tensor

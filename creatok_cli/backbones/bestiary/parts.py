@@ -1,8 +1,9 @@
 """The parts of the bestiary model: sizes, real classes, and the small tokenizer.
 
-A Stable-Diffusion-3-shaped model (Esser et al., 2024, arXiv 2403.03206) at about a two-hundredth of the size: two CLIP
-text towers of different width, an AutoencoderKL with factor 4, an SD3 transformer, no T5. The image halves of the two
-CLIP models ship too, as labelers and as embedding of pictures.
+A Stable-Diffusion-3-shaped model (Esser et al., 2024, arXiv 2403.03206) at about a two-hundredth of
+the size: two CLIP text towers of different width, an AutoencoderKL with factor 4, an SD3
+transformer, no T5. The image halves of the two CLIP models ship too, as labelers and as embedding
+of pictures.
 
 Does not: train, load or save weights.
 """
@@ -10,6 +11,7 @@ Does not: train, load or save weights.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from creatok_cli.backbones.bestiary.captions import WORDS
@@ -39,25 +41,24 @@ TOWERS = {
     "g": Tower(width=192, text_layers=4, image_layers=5, heads=3),
 }
 JOINT_WIDTH = sum(tower.width for tower in TOWERS.values())
-"""Width of the text sequence and of the pooled vector that the denoiser reads: both towers side by side."""
+"""Width of the text sequence and of the pooled vector that the denoiser reads: both towers side by
+side.
+"""
 
 
 def _merges_for(words: tuple[str, ...]) -> list[tuple[str, str]]:
     """Byte-pair merges that turn each word into one id.
 
-    Words are taken one by one: what the merges so far leave of a word is joined from the left, and each joint becomes
-    a new, weaker merge. A later merge cannot break an earlier word, which the stronger merges complete first.
+    Words are taken one by one: what the merges so far leave of a word is joined from the left, and
+    each joint becomes a new, weaker merge. A later merge cannot break an earlier word, which the
+    stronger merges complete first.
     """
     merges: list[tuple[str, str]] = []
     rank: dict[tuple[str, str], int] = {}
     for word in words:
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:
-            known = [
-                (rank[pair], at)
-                for at, pair in enumerate(zip(pieces, pieces[1:], strict=False))
-                if pair in rank
-            ]
+            known = [(rank[pair], at) for at, pair in enumerate(pairwise(pieces)) if pair in rank]
             at = min(known)[1] if known else 0
             pair = (pieces[at], pieces[at + 1])
             if pair not in rank:
@@ -68,9 +69,11 @@ def _merges_for(words: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer in which each word of the captions is one id and any other text falls back to bytes.
+    """A CLIP tokenizer in which each word of the captions is one id and any other text falls back
+    to bytes.
 
-    EOS has the largest id, as in real CLIP, so that `argmax(input_ids)` and the first EOS agree until tokens are added.
+    EOS has the largest id, as in real CLIP, so that `argmax(input_ids)` and the first EOS agree
+    until tokens are added.
     """
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer

@@ -1,10 +1,10 @@
-"""Trains the bestiary from nothing: pictures, two CLIP models, autoencoder, denoiser, judge, and the shipped folder.
+"""Trains the bestiary from nothing: two CLIP models, autoencoder, denoiser, judge.
 
     python -m creatok_cli.backbones.bestiary.train STAGE --work runs/bestiary
 
-Stages, in order: `pictures`, `clip-l`, `clip-g`, `vae`, `latents`, `tower-l`, `tower-g`, `transformer`, `judge`, `export`.
-A stage that was stopped continues from its last checkpoint when the same command is given again; a finished one returns
-at once. Losses go to `<work>/<stage>.jsonl`.
+Stages, in order: `pictures`, `clip-l`, `clip-g`, `vae`, `latents`, `decoder`, `transformer`,
+`judge`, `export`. A stage that was stopped continues from its last checkpoint when the same command
+is given again; a finished one returns at once. Losses go to `<work>/<stage>.jsonl`.
 
 Does not: measure quality (`benchmarks/bestiary.py`) or touch the shipped weights before `export`.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 import time
@@ -42,7 +41,9 @@ VALIDATION = 2_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """One stage's knobs. `decay` is the last share of the steps, over which the learning rate falls linearly to 0."""
+    """One stage's knobs. `decay` is the last share of the steps, over which the learning rate falls
+    linearly to 0.
+    """
 
     steps: int
     batch: int
@@ -57,21 +58,19 @@ class Settings:
 STAGES: dict[str, Settings] = {
     "clip-l": Settings(steps=1_100, batch=192, lr=2e-3, decay=0.5),
     "clip-g": Settings(steps=600, batch=192, lr=2e-3, decay=0.5),
-    "vae": Settings(steps=1_500, batch=32, lr=2e-3, decay=0.5, muon=False, weight_decay=0.0),
-    "tower-l": Settings(steps=2_000, batch=256, lr=1e-3, decay=0.7),
-    "tower-g": Settings(steps=2_000, batch=256, lr=1e-3, decay=0.7),
+    "vae": Settings(steps=950, batch=32, lr=2e-3, decay=0.5, muon=False, weight_decay=0.0),
     "transformer": Settings(
         steps=6_000, batch=128, lr=2e-3, decay=0.3, weight_decay=0.0, ema=0.998
     ),
-    "judge": Settings(steps=4_000, batch=96, lr=1.5e-3, decay=0.6),
+    "judge": Settings(steps=3_000, batch=96, lr=1.5e-3, decay=0.6),
 }
 
 
 class Run:
     """A training loop with checkpoints: networks, optimisers and step in one safetensors file.
 
-    Rows and noise are addressed by step (`derive(seed, stage, step)`), so a checkpoint holds no generator state and a
-    resumed run takes the same steps as an uninterrupted one.
+    Rows and noise are addressed by step (`derive(seed, stage, step)`), so a checkpoint holds no
+    generator state and a resumed run takes the same steps as an uninterrupted one.
     """
 
     def __init__(
@@ -113,6 +112,12 @@ class Run:
                     state.setdefault(int(index), {})[field] = value
             groups = optimiser.state_dict()["param_groups"]
             optimiser.load_state_dict({"state": state, "param_groups": groups})
+            for parameter, fields in optimiser.state.items():
+                for field, value in fields.items():
+                    # The fused kernels pair memory, not indices: the state must have the strides of
+                    # its parameter.
+                    if value.shape == parameter.shape:
+                        fields[field] = torch.empty_like(parameter).copy_(value)
 
     def save(self) -> None:
         """Write the checkpoint beside the old one, then take its place."""
@@ -141,12 +146,14 @@ class Run:
     def train(
         self, loss_of: Callable[[int], Mapping[str, Tensor]], *, minutes_between_saves: float = 2.0
     ) -> None:
-        """Take the remaining steps. `loss_of(step)` returns named losses; `loss` is the one that is minimised.
+        """Take the remaining steps. `loss_of(step)` returns named losses; `loss` is the one that is
+        minimised.
 
         Raises RuntimeError at the first non-finite loss; the last checkpoint stays.
         """
         began, first, saved = time.monotonic(), self.step, time.monotonic()
         sums: dict[str, float] = {}
+        counted = 0
         while self.step < self.settings.steps:
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
@@ -167,10 +174,11 @@ class Run:
                         mean.lerp_(weights[key], 1 - decay)
             for key, value in losses.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
+            counted += 1
             if self.step % 50 == 0 or self.step == self.settings.steps:
                 rate = (self.step - first) / (time.monotonic() - began)
-                self._report({k: v / 50 for k, v in sums.items()}, rate)
-                sums = {}
+                self._report({k: v / counted for k, v in sums.items()}, rate)
+                sums, counted = {}, 0
             if time.monotonic() - saved > 60 * minutes_between_saves:
                 self.save()
                 saved = time.monotonic()
@@ -181,7 +189,8 @@ class Run:
         shown = " ".join(f"{k} {v:.4f}" for k, v in means.items())
         images = rate * self.settings.batch
         print(
-            f"{self.stage} {self.step}/{self.settings.steps} {shown} | {images:.0f} images/s, {left / 60:.1f} min left",
+            f"{self.stage} {self.step}/{self.settings.steps} {shown} | {images:.0f} images/s, "
+            f"{left / 60:.1f} min left",
             file=sys.stderr,
             flush=True,
         )
@@ -203,7 +212,9 @@ def _restore(table: Mapping[str, Tensor], networks: Mapping[str, nn.Module], kin
 
 
 def load_stage(work: Path, stage: str, networks: Mapping[str, nn.Module]) -> None:
-    """Load a stage's last checkpoint for use: averaged weights where there are any; networks switch to evaluation."""
+    """Load a stage's last checkpoint for use: averaged weights where there are any; networks switch
+    to evaluation.
+    """
     table = load_file(work / f"{stage}.safetensors")
     _restore(table, networks, "ema." if any(key.startswith("ema.") for key in table) else "net.")
     for network in networks.values():
@@ -213,10 +224,12 @@ def load_stage(work: Path, stage: str, networks: Mapping[str, nn.Module]) -> Non
 def _optimisers(
     networks: Mapping[str, nn.Module], s: Settings, plain: Sequence[str]
 ) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan, 2024) for the hidden matrices, AdamW for the rest: embeddings, norms, biases, ends.
+    """Muon (Jordan, 2024) for the hidden matrices, AdamW for the rest: embeddings, norms, biases,
+    ends.
 
-    `plain` names fragments of parameter names that stay with AdamW. Measured against AdamW alone only by experience of
-    others; both share one learning rate because Muon's update is scaled to AdamW's size (`match_rms_adamw`).
+    `plain` names fragments of parameter names that stay with AdamW. Measured against AdamW alone
+    only by experience of others; both share one learning rate because Muon's update is scaled to
+    AdamW's size (`match_rms_adamw`).
     """
     hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
@@ -240,7 +253,9 @@ def _optimisers(
 
 @contextmanager
 def _half() -> Iterator[None]:
-    """bf16 autocast, and attention as plain products: the fused CPU kernel's backward is slower (measured, 1.5 times)."""
+    """bf16 autocast, and attention as plain products: the fused CPU kernel's backward is slower
+    (measured, 1.5 times).
+    """
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         yield
 
@@ -264,7 +279,9 @@ def _mix_loss(logits: Tensor, weights: Tensor) -> Tensor:
 
 
 def _contrast(image: Tensor, text: Tensor, scale: Tensor, caption: Tensor) -> Tensor:
-    """Symmetric InfoNCE (Radford et al., 2021); pairs that share a caption are not negatives of each other."""
+    """Symmetric InfoNCE (Radford et al., 2021); pairs that share a caption are not negatives of
+    each other.
+    """
     image, text = (
         functional.normalize(image.float(), dim=-1),
         functional.normalize(text.float(), dim=-1),
@@ -283,7 +300,9 @@ CLIP_PLAIN = ("embedding", "projection", "helper")
 
 
 def _helper_heads(width: int) -> nn.ModuleDict:
-    """Heads that exist only while a CLIP model trains: they name what a picture shows and so speed up its towers."""
+    """Heads that exist only while a CLIP model trains: they name what a picture shows and so speed
+    up its towers.
+    """
     return nn.ModuleDict({name: nn.Linear(width, size) for name, size in _head_sizes().items()})
 
 
@@ -306,29 +325,12 @@ def _clip(name: str, seed: int) -> tuple[Any, Any, nn.Module, nn.Module]:
 
 
 def train_clip(
-    work: Path,
-    name: str,
-    pictures: Pictures,
-    settings: Settings,
-    seed: int,
-    *,
-    locked: bool,
-    compile: bool,
+    work: Path, name: str, pictures: Pictures, settings: Settings, seed: int, *, compile: bool
 ) -> None:
-    """Train one CLIP model: contrastive loss plus the helper heads.
-
-    With `locked`, the text tower of the finished joint training stays as it is and the image tower goes on learning
-    (Zhai et al., 2022, LiT, arXiv 2111.07991), so that the denoiser may start on the text tower in the meantime.
-    """
+    """Train one CLIP model: contrastive loss plus the helper heads."""
     tokenizer, clip, heads, words = _clip(name, seed)
     networks = {"clip": clip, "helper_image": heads, "helper_text": words}
-    stage = f"tower-{name}" if locked else f"clip-{name}"
-    if locked:
-        load_stage(work, f"clip-{name}", networks)
-        for network in networks.values():
-            network.requires_grad_(True).train()
-        for module in (clip.text_model, clip.text_projection):
-            module.requires_grad_(False)
+    stage = f"clip-{name}"
     run = Run(work, stage, settings, networks, seed=seed, plain=CLIP_PLAIN)
     ids = _ids(tokenizer, pictures.captions)
     if compile:
@@ -345,7 +347,7 @@ def train_clip(
             read = _mix_loss(words(text), pictures.weights[rows])
         match = _contrast(image, text, clip.logit_scale, caption)
         return {
-            "loss": match + helper + (0.0 if locked else 0.5) * read,
+            "loss": match + helper + 0.5 * read,
             "match": match,
             "helper": helper,
             "read": read,
@@ -370,9 +372,7 @@ def _zero_shot(clip: Any, tokenizer: Any, pictures: Pictures) -> float:
     return float((guess == pictures.weights[rows].argmax(1)).float().mean())
 
 
-def train_vae(
-    work: Path, pictures: Pictures, settings: Settings, seed: int, *, compile: bool
-) -> None:
+def train_vae(work: Path, pictures: Pictures, settings: Settings, seed: int) -> None:
     """Train the autoencoder: L1 on pixels and on their differences, and a light KL term.
 
     Deviates: no perceptual and no adversarial loss; flat shapes with clean edges need neither.
@@ -380,9 +380,6 @@ def train_vae(
     torch.manual_seed(derive(seed, "init", "vae"))
     vae = parts.build_vae().to(memory_format=torch.channels_last)
     run = Run(work, "vae", settings, {"vae": vae}, seed=seed)
-    if compile:
-        vae.encoder.compile()
-        vae.decoder.compile()
 
     def loss_of(step: int) -> dict[str, Tensor]:
         rows = _rows(len(pictures), settings.batch, seed, "vae", step)
@@ -392,27 +389,70 @@ def train_vae(
             mean, std = posterior.mean.float(), posterior.std.float()
             noise = torch.randn(mean.shape, generator=generator(seed, "vae", "noise", step))
             y = vae.decode(mean + std * noise).sample.float()
-        pixel = (x - y).abs().mean()
-        edge = (x.diff(dim=2) - y.diff(dim=2)).abs().mean() + (
-            x.diff(dim=3) - y.diff(dim=3)
-        ).abs().mean()
+        pixel, edge = _pixel_losses(x, y)
         kl = 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).mean()
         return {"loss": pixel + 0.5 * edge + 1e-3 * kl, "l1": pixel, "edge": edge, "kl": kl}
 
     run.train(loss_of)
 
 
+def train_decoder(work: Path, pictures: Pictures, settings: Settings, seed: int) -> None:
+    """Let the decoder alone go on learning from the written latents, a little noisy as a sampler
+    leaves them.
+
+    The encoder and so the latents stay as they are: the denoiser may train in the meantime.
+    """
+    vae = load_vae(work).to(memory_format=torch.channels_last)
+    vae.decoder.requires_grad_(True).train()
+    run = Run(work, "decoder", settings, {"decoder": vae.decoder}, seed=seed)
+    latents, shift, scale = load_latents(work)
+
+    def loss_of(step: int) -> dict[str, Tensor]:
+        rows = _rows(len(pictures), settings.batch, seed, "decoder", step)
+        noise = torch.randn(
+            len(rows), 8, 16, 16, generator=generator(seed, "decoder", "noise", step)
+        )
+        z = (latents[rows].float() + 0.05 * noise) / scale + shift
+        x = pictures.images(rows).contiguous(memory_format=torch.channels_last)
+        with _half():
+            y = vae.decode(z.contiguous(memory_format=torch.channels_last)).sample.float()
+        pixel, edge = _pixel_losses(x, y)
+        return {"loss": pixel + 0.5 * edge, "l1": pixel, "edge": edge}
+
+    run.train(loss_of)
+
+
+def _pixel_losses(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 of pixels, and of their differences to the right and downward neighbour."""
+    edge = (x.diff(dim=2) - y.diff(dim=2)).abs().mean() + (
+        x.diff(dim=3) - y.diff(dim=3)
+    ).abs().mean()
+    return (x - y).abs().mean(), edge
+
+
 def load_vae(work: Path) -> Any:
-    """The trained autoencoder."""
+    """The trained autoencoder, with the decoder of its own stage once that has begun."""
     vae = parts.build_vae()
     load_stage(work, "vae", {"vae": vae})
+    if (work / "decoder.safetensors").exists():
+        load_stage(work, "decoder", {"decoder": vae.decoder})
     return vae
 
 
-def load_clip(work: Path, stage: str, seed: int) -> tuple[Any, Any]:
-    """The CLIP model of `clip-l`, `clip-g`, `tower-l` or `tower-g`, and its tokenizer."""
-    tokenizer, clip, heads, words = _clip(stage[-1], seed)
-    load_stage(work, stage, {"clip": clip, "helper_image": heads, "helper_text": words})
+def load_latents(work: Path) -> tuple[Tensor, float, float]:
+    """(latents [n 8 16 16] bf16 of mean 0 and variance 1, shift, scale): z = latents / scale +
+    shift.
+    """
+    file = work / "latents.safetensors"
+    with safe_open(file, "pt") as opened:
+        facts = opened.metadata()
+    return load_file(file)["latents"], float(facts["shift"]), float(facts["scale"])
+
+
+def load_clip(work: Path, name: str, seed: int) -> tuple[Any, Any]:
+    """The CLIP model `l` or `g`, and its tokenizer."""
+    tokenizer, clip, heads, words = _clip(name, seed)
+    load_stage(work, f"clip-{name}", {"clip": clip, "helper_image": heads, "helper_text": words})
     return clip, tokenizer
 
 
@@ -436,7 +476,9 @@ def _head_sizes() -> dict[str, int]:
 
 @torch.inference_mode()
 def encode_latents(work: Path, pictures: Pictures) -> None:
-    """Write every picture's latent mean as bf16 [n 8 16 16], shifted and scaled to mean 0 and variance 1 overall."""
+    """Write every picture's latent mean as bf16 [n 8 16 16], shifted and scaled to mean 0 and
+    variance 1 overall.
+    """
     file = work / "latents.safetensors"
     if file.exists():
         return
@@ -460,15 +502,16 @@ def encode_latents(work: Path, pictures: Pictures) -> None:
 
 @torch.inference_mode()
 def encode_captions(work: Path, pictures: Pictures, seed: int) -> tuple[Tensor, Tensor]:
-    """What the denoiser reads, for every unique caption: sequence [n 24 320] and pooled [n 320], both bf16.
+    """What the denoiser reads, for every unique caption: sequence [n 24 320] and pooled [n 320],
+    both bf16.
 
-    hidden_states[-2] of both towers side by side, and both projected pooled vectors, as StableDiffusion3Pipeline
-    does without T5.
+    hidden_states[-2] of both towers side by side, and both projected pooled vectors, as
+    StableDiffusion3Pipeline does without T5.
     """
     sequence: list[Tensor] = []
     pooled: list[Tensor] = []
     for name in parts.TOWERS:
-        clip, tokenizer = load_clip(work, f"clip-{name}", seed)
+        clip, tokenizer = load_clip(work, name, seed)
         ids = _ids(tokenizer, pictures.captions)
         states, ends = [], []
         for start in range(0, len(ids), 512):
@@ -487,13 +530,15 @@ TRANSFORMER_PLAIN = ("norm", "embed", "proj_out")
 def train_transformer(
     work: Path, pictures: Pictures, settings: Settings, seed: int, *, compile: bool
 ) -> None:
-    """Train the denoiser by rectified flow (Esser et al., 2024, eq. 13-14; t logit-normal, 10 % empty captions)."""
+    """Train the denoiser by rectified flow (Esser et al., 2024, eq. 13-14; t logit-normal, 10 %
+    empty captions).
+    """
     torch.manual_seed(derive(seed, "init", "transformer"))
     network = parts.build_transformer()
     run = Run(
         work, "transformer", settings, {"transformer": network}, seed=seed, plain=TRANSFORMER_PLAIN
     )
-    latents = load_file(work / "latents.safetensors")["latents"]
+    latents, _, _ = load_latents(work)
     sequence, pooled = encode_captions(work, pictures, seed)
     forward = torch.compile(network) if compile else network
 
@@ -520,7 +565,9 @@ def train_transformer(
 
 
 def train_judge(work: Path, pictures: Pictures, settings: Settings, seed: int) -> None:
-    """Train the judge on world pictures, plain and degraded; never on anything that the base model drew."""
+    """Train the judge on world pictures, plain and degraded; never on anything that the base model
+    drew.
+    """
     torch.manual_seed(derive(seed, "init", "judge"))
     judge = Judge(_head_sizes()).to(memory_format=torch.channels_last)
     run = Run(work, "judge", settings, {"judge": judge}, seed=seed, plain=("heads",))
@@ -597,20 +644,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "latents", _:
             encode_latents(args.work, pictures)
         case "vae", Settings():
-            train_vae(args.work, pictures, settings, args.seed, compile=args.compile)
+            train_vae(args.work, pictures, settings, args.seed)
+        case "decoder", Settings():
+            train_decoder(args.work, pictures, settings, args.seed)
         case "transformer", Settings():
             train_transformer(args.work, pictures, settings, args.seed, compile=args.compile)
         case "judge", Settings():
             train_judge(args.work, pictures, settings, args.seed)
         case str(stage), Settings():
-            kind, name = stage.split("-")
+            name = stage.removeprefix("clip-")
             train_clip(
                 args.work,
                 name,
                 pictures,
                 settings,
                 args.seed,
-                locked=kind == "tower",
                 compile=args.compile,
             )
 
