@@ -59,9 +59,8 @@ STAGES: dict[str, Settings] = {
     "clip-l": Settings(steps=1_100, batch=192, lr=2e-3, decay=0.5),
     "clip-g": Settings(steps=600, batch=192, lr=2e-3, decay=0.5),
     "vae": Settings(steps=950, batch=32, lr=2e-3, decay=0.5, muon=False, weight_decay=0.0),
-    "transformer": Settings(
-        steps=6_000, batch=128, lr=2e-3, decay=0.3, weight_decay=0.0, ema=0.998
-    ),
+    "decoder": Settings(steps=1_000, batch=32, lr=1.5e-3, decay=0.8, muon=False, weight_decay=0.0),
+    "transformer": Settings(steps=4_500, batch=64, lr=2e-3, decay=0.3, weight_decay=0.0, ema=0.998),
     "judge": Settings(steps=3_000, batch=96, lr=1.5e-3, decay=0.6),
 }
 
@@ -149,8 +148,19 @@ class Run:
         """Take the remaining steps. `loss_of(step)` returns named losses; `loss` is the one that is
         minimised.
 
-        Raises RuntimeError at the first non-finite loss; the last checkpoint stays.
+        Raises RuntimeError at the first non-finite loss; the last checkpoint stays. An interrupt
+        saves before it goes on.
         """
+        try:
+            self._train(loss_of, minutes_between_saves)
+        except KeyboardInterrupt:
+            self.save()
+            raise
+        self.save()
+
+    def _train(
+        self, loss_of: Callable[[int], Mapping[str, Tensor]], minutes_between_saves: float
+    ) -> None:
         began, first, saved = time.monotonic(), self.step, time.monotonic()
         sums: dict[str, float] = {}
         counted = 0
@@ -182,7 +192,6 @@ class Run:
             if time.monotonic() - saved > 60 * minutes_between_saves:
                 self.save()
                 saved = time.monotonic()
-        self.save()
 
     def _report(self, means: dict[str, float], rate: float) -> None:
         left = (self.settings.steps - self.step) / rate
@@ -506,8 +515,12 @@ def encode_captions(work: Path, pictures: Pictures, seed: int) -> tuple[Tensor, 
     both bf16.
 
     hidden_states[-2] of both towers side by side, and both projected pooled vectors, as
-    StableDiffusion3Pipeline does without T5.
+    StableDiffusion3Pipeline does without T5. Kept in a file for a resumed training.
     """
+    file = work / "captions.safetensors"
+    if file.exists():
+        held = load_file(file)
+        return held["sequence"], held["pooled"]
     sequence: list[Tensor] = []
     pooled: list[Tensor] = []
     for name in parts.TOWERS:
@@ -520,7 +533,9 @@ def encode_captions(work: Path, pictures: Pictures, seed: int) -> tuple[Tensor, 
             ends.append(clip.text_projection(out.pooler_output).bfloat16())
         sequence.append(torch.cat(states))
         pooled.append(torch.cat(ends))
-    return torch.cat(sequence, -1), torch.cat(pooled, -1)
+    held = {"sequence": torch.cat(sequence, -1), "pooled": torch.cat(pooled, -1)}
+    save_file(held, file)
+    return held["sequence"], held["pooled"]
 
 
 TRANSFORMER_PLAIN = ("norm", "embed", "proj_out")

@@ -14,7 +14,9 @@ from creatok_cli.seeds import generator
 
 def network() -> nn.Module:
     torch.manual_seed(3)
-    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 16, 16), nn.Linear(16, 4))
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 16, 16), nn.Linear(16, 4)
+    )
     return layers.to(memory_format=torch.channels_last)
 
 
@@ -25,7 +27,6 @@ def run(folder: Path, steps: int, *, stop: int | None = None) -> dict[str, Tenso
 
     def loss_of(step: int) -> dict[str, Tensor]:
         if step == stop:
-            loop.save()
             raise KeyboardInterrupt
         x = torch.randn(5, 3, 6, 6, generator=generator(7, "x", step))
         return {"loss": (layers(x) - 1).square().mean()}

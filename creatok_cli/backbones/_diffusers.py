@@ -1,0 +1,118 @@
+"""What the diffusers adapters share: safe settings before the import, library floors, and loading
+one part.
+
+The libraries are told before their import to stay offline and to run no remote code. Parts are
+loaded by an explicit class, from a folder that `_weights` vetted, from safetensors only; a part
+that lacks a weight is refused instead of being filled with random numbers.
+
+Does not: choose classes (the adapters do), or draw.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from creatok_cli.backbones.base import torch_dtype
+from creatok_cli.errors import ArtefactError, ModelMissing, Refused
+
+FLOORS = {
+    "torch": "2.10",
+    "diffusers": "0.40",
+    "transformers": "5.3",
+    "huggingface_hub": "1.26",
+    "safetensors": "0.8",
+}
+"""Older versions run remote code or leave the folder in known ways (CVE-2026-44513, diffusers
+cee298c1).
+"""
+SETTINGS = {
+    "DIFFUSERS_DISABLE_REMOTE_CODE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+}
+
+
+def prepare_libraries() -> None:
+    """Set the environment, check the floors, silence the libraries. Raises Refused for an old
+    library.
+    """
+    os.environ.update(SETTINGS)
+    for name, floor in FLOORS.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            raise ModelMissing(f"{name} is not installed: install creatok again") from None
+        if _numbers(found) < _numbers(floor):
+            raise Refused(
+                f"{name} {found} is older than {floor}, which creatok needs for safety: "
+                f"pip install -U {name}"
+            )
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(digits) for digits in re.findall(r"\d+", text.split("+")[0])[:2])
+
+
+def library_versions() -> tuple[tuple[str, str], ...]:
+    """(name, version) of what takes part in drawing."""
+    return tuple((name, version(name)) for name in ("torch", "diffusers", "transformers"))
+
+
+def load_part(kind: type[Any], folder: str, part: str, *, dtype: str, device: str) -> Any:
+    """One model of a vetted folder, frozen, in evaluation mode.
+
+    Raises ModelMissing or ArtefactError, naming the part.
+    """
+    place = Path(folder) / part
+    plain = sorted(path.name for path in place.glob("*.safetensors*"))
+    variant = None if any(".fp16" not in name for name in plain) else "fp16"
+    if not plain:
+        raise ModelMissing(f"{folder}: {part} has no safetensors weights")
+    settings = {
+        "local_files_only": True,
+        "use_safetensors": True,
+        "variant": variant,
+        "output_loading_info": True,
+    }
+    wanted = {
+        "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype": torch_dtype(dtype)
+    }
+    try:
+        model, found = kind.from_pretrained(str(place), **settings, **wanted)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ArtefactError(
+            f"{folder}: {part} cannot be opened as {kind.__name__}: {str(error)[:300]}"
+        ) from error
+    lost = sorted(str(name) for name in [*found["missing_keys"], *found["mismatched_keys"]])
+    if lost:
+        raise ArtefactError(
+            f"{folder}: {part} lacks {len(lost)} weights or they do not fit, first {lost[0][:100]}"
+        )
+    return model.requires_grad_(False).eval().to(device)
+
+
+def load_small(kind: type[Any], folder: str, part: str) -> Any:
+    """A tokenizer or scheduler of a vetted folder, by explicit class."""
+    try:
+        return kind.from_pretrained(str(Path(folder) / part), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtefactError(
+            f"{folder}: {part} cannot be opened as {kind.__name__}: {str(error)[:300]}"
+        ) from error

@@ -1,0 +1,266 @@
+"""What may stand in a model folder: safetensors and configs, nothing that runs or points outside.
+
+Why each refusal: `auto_map`, `trust_remote_code`, `_attn_implementation` and unknown classes lead
+the libraries to fetch or import code; `.bin`, `.pt` and `.ckpt` are pickles; an
+`adapter_config.json`, a link or a weight index can point elsewhere.
+
+Does not: import torch, or open a weight beyond its header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from creatok_cli import config, durable
+from creatok_cli.errors import ArtefactError, CreatokError, ModelMissing, Refused
+from creatok_cli.hashing import sha256_hex
+from creatok_cli.tokens._layout import read_layout
+
+CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".exe", ".ipynb"})
+PICKLES = frozenset(
+    {
+        ".bin",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".pkl",
+        ".pickle",
+        ".joblib",
+        ".msgpack",
+        ".h5",
+        ".npy",
+        ".npz",
+    }
+)
+WEIGHTS = ".safetensors"
+INDEX = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")
+DATA_JSON = frozenset({"vocab.json", "tokenizer.json"})
+"""Word lists: large, and read as data by the tokenizer library."""
+FORBIDDEN_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
+FORBIDDEN_KEYS = frozenset(
+    {
+        *("auto_map", "trust_remote_code", "custom_pipeline", "custom_generate", "use_kernels"),
+        *("transformers_weights", "quantization_config", "fast_tokenizer_files", "kernel_config"),
+        *("distributed_config", "fusion_config", "use_flashpack"),
+    }
+)
+FORBIDDEN_STARTS = ("attn_implementation", "experts_implementation")
+CLASS_KEYS = (
+    *("_class_name", "tokenizer_class", "processor_class"),
+    *("image_processor_type", "feature_extractor_type"),
+)
+ALSO_KNOWN = frozenset(
+    {"CLIPModel", "CLIPVisionModelWithProjection", "CLIPImageProcessor", "TokenizersBackend"}
+)
+"""Classes of data that may lie beside a pipeline; none is opened by name from a config."""
+MAX_CONFIG_BYTES = 2**20
+MAX_FILES = 2000
+
+Parts = Mapping[str, Sequence[str]]
+"""Part of a pipeline -> the classes that its adapter opens for it."""
+
+
+class DigestCache:
+    """sha256 of files, remembered by (device, inode, size, modification time)."""
+
+    def __init__(self) -> None:
+        self._folder = config.home() / "cache"
+        self._known: dict[str, str] = {}
+        self._fresh = False
+        with suppress(OSError, ValueError, AttributeError):
+            content = json.loads((self._folder / "digests.json").read_text(encoding="utf-8"))
+            self._known = {str(key): str(value) for key, value in content.items()}
+
+    @staticmethod
+    def _mark(path: Path) -> str:
+        facts = path.stat()
+        return f"{facts.st_dev}:{facts.st_ino}:{facts.st_size}:{facts.st_mtime_ns}"
+
+    def knows(self, path: Path) -> bool:
+        """Whether this very file was read whole, and passed, before."""
+        return self._mark(path) in self._known
+
+    def digest(self, path: Path) -> str:
+        """64 hex digits."""
+        mark = self._mark(path)
+        if mark not in self._known:
+            self._known[mark] = durable.sha256_file(path)
+            self._fresh = True
+        return self._known[mark]
+
+    def save(self) -> None:
+        """Keep what is new; a cache that cannot be written is no fault."""
+        if self._fresh:
+            with suppress(OSError, CreatokError):
+                durable.open_root(self._folder, create=True)
+                data = json.dumps(self._known, sort_keys=True).encode()
+                writer = durable.Writer(run=durable.new_run())
+                durable.replace_derived(self._folder, "digests.json", data, writer=writer)
+
+
+class Vetted:
+    """A folder that passed: its files, parsed configs and digest.
+
+    Raises Refused, DigestMismatch (a damaged weight file) or ArtefactError, naming file and reason.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = dict(_walk(folder))
+        self.configs: dict[str, Any] = {}
+        self._cache = DigestCache()
+        for relative, path in self.files.items():
+            self._check_file(relative, path)
+        for relative, content in self.configs.items():
+            if INDEX.search(relative):
+                self._check_shards(relative, content)
+
+    @cached_property
+    def digest(self) -> str:
+        """`sha256:` over the sorted (name, digest) lines of what draws; reads what is new.
+
+        What draws: `model_index.json` and the folders of the parts that it names. A corrected model
+        card or a folder beside them is no new base.
+        """
+        index = self.config("model_index.json")
+        parts = {part for part, entry in index.items() if isinstance(entry, list) and any(entry)}
+        parts.add("model_index.json")
+        names = sorted((n, path) for n, path in self.files.items() if n.split("/")[0] in parts)
+        lines = "".join(f"{name}\0{self._cache.digest(path)}\n" for name, path in names)
+        self._cache.save()
+        return "sha256:" + sha256_hex(lines)
+
+    def _check_file(self, relative: str, path: Path) -> None:
+        name, suffix, where = path.name.lower(), path.suffix.lower(), f"{self.folder}: {relative}"
+        if suffix in CODE or name in FORBIDDEN_FILES:
+            raise Refused(f"{where} could bring code or weights from elsewhere: remove it")
+        if suffix in PICKLES:
+            raise Refused(f"{where} may be a pickle, which can run code: use safetensors only")
+        if suffix == WEIGHTS and not self._cache.knows(path):
+            with path.open("rb") as file:
+                read_layout(file, path.stat().st_size, where)
+        if suffix == ".json" and name not in DATA_JSON:
+            self.configs[relative] = _config(path, where)
+
+    def _check_shards(self, relative: str, index: Any) -> None:
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        for shard in set(shards.values()) if isinstance(shards, dict) else {None}:
+            plain = isinstance(shard, str) and re.fullmatch(
+                r"[\w-]+(\.[\w-]+)*\.safetensors", shard
+            )
+            if not plain:
+                raise Refused(
+                    f"{self.folder}: {relative} names the shard {str(shard)[:80]!r}, "
+                    "which is no plain file name"
+                )
+            if f"{relative.rpartition('/')[0]}/{shard}".lstrip("/") not in self.files:
+                raise ModelMissing(f"{self.folder}: {relative} lacks its shard {shard}")
+
+    def check_classes(self, index: Mapping[str, Any], parts: Parts) -> None:
+        """Every class that a config names must be one that the adapter opens by name itself."""
+        for part, entry in index.items():
+            if not isinstance(entry, list) or entry == [None, None]:
+                continue
+            library, kind = entry if len(entry) == 2 else (None, None)
+            known = part in parts and kind in parts[part]
+            if not known or library not in ("diffusers", "transformers"):
+                raise Refused(
+                    f"{self.folder}: model_index.json names {str(entry)[:100]} for {part[:40]!r}; "
+                    f"creatok opens {list(parts.get(part, ()))}"
+                )
+        every = {kind for kinds in parts.values() for kind in kinds} | ALSO_KNOWN
+        every.add(str(index.get("_class_name")))
+        for relative, content in self.configs.items():
+            if isinstance(content, dict):
+                named = [content[key] for key in CLASS_KEYS if content.get(key) is not None]
+                more = content.get("architectures")
+                for kind in [*named, *(more if isinstance(more, list) else [])]:
+                    if not isinstance(kind, str) or kind not in every:
+                        raise Refused(
+                            f"{self.folder}: {relative} names the class {str(kind)[:60]!r}, "
+                            "which creatok does not open"
+                        )
+
+    def check_weights(self, index: Mapping[str, Any], parts: Parts) -> None:
+        """Every part with weights has a safetensors file. Raises ModelMissing."""
+        for part in parts:
+            entry = index.get(part)
+            if isinstance(entry, list) and str(entry[1]).endswith(("Model", "Projection", "KL")):
+                inside = (name for name in self.files if name.startswith(f"{part}/"))
+                if not any(name.lower().endswith(WEIGHTS) for name in inside):
+                    raise ModelMissing(f"{self.folder}: {part} has no safetensors weights")
+
+    def config(self, relative: str) -> Mapping[str, Any]:
+        """A parsed config, empty when it is not there or is no object."""
+        content = self.configs.get(relative, {})
+        return content if isinstance(content, dict) else {}
+
+    def number(self, relative: str, key: str, default: int | None = None) -> int:
+        """A positive whole number of a config. Raises ArtefactError."""
+        value = self.config(relative).get(key, default)
+        if not isinstance(value, int) or not 0 < value < 2**31:
+            raise ArtefactError(
+                f"{self.folder}: {relative}: {key} must be a positive number, "
+                f"found {str(value)[:40]!r}"
+            )
+        return value
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(relative name with '/', path) of every file; hidden names left out, links must stay inside.
+
+    A snapshot of the Hub's cache links into the `blobs` folder beside it: for that layout the
+    model's cache folder counts as inside.
+    """
+    inside = folder.resolve()
+    if inside.parent.name == "snapshots" and inside.parent.parent.name.startswith("models--"):
+        inside = inside.parent.parent
+    count = 0
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        links = [each for each in folders if (Path(root) / each).is_symlink()]
+        for each in (*links, *sorted(names)):
+            path = Path(root) / each
+            relative = path.relative_to(folder).as_posix()
+            if each.startswith("."):
+                continue
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise Refused(f"{folder}: {relative} is a link out of the folder")
+            if not path.exists() or not stat.S_ISREG(path.stat().st_mode):
+                raise Refused(f"{folder}: {relative} is not a regular file")
+            count += 1
+            if count > MAX_FILES:
+                raise Refused(f"{folder}: more than {MAX_FILES} files: not a model folder")
+            yield relative, path
+
+
+def _config(path: Path, where: str) -> Any:
+    if path.stat().st_size > MAX_CONFIG_BYTES and not INDEX.search(path.name):
+        raise Refused(f"{where} is too large for a config")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        _check_keys(content, where)
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{where} is no valid JSON: {str(error)[:100]}") from None
+    return content
+
+
+def _check_keys(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            plain = key.lstrip("_").lower()
+            forbidden = plain in FORBIDDEN_KEYS or plain.startswith(FORBIDDEN_STARTS)
+            if forbidden and inner not in (None, False, {}, []):
+                raise Refused(f"{where} says {key!r}, which can fetch or run code: remove the line")
+            _check_keys(inner, where)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_keys(inner, where)

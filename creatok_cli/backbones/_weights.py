@@ -1,0 +1,217 @@
+"""Base name -> vetted local folder and what a plan must know of it.
+
+`resolve` runs before anything is drawn and in every dry run: it imports no torch, and file digests
+are cached. Only what passed `_vet.py` is ever handed to a library.
+
+Does not: download, or open a weight.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from creatok_cli import registry
+from creatok_cli.backbones._vet import Vetted
+from creatok_cli.domain import BaseFacts
+from creatok_cli.errors import ArtefactError, DigestMismatch, ModelMissing, Refused, UnknownName
+from creatok_cli.hashing import canonical_json, sha256_hex
+
+ENCODERS = (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2"))
+CARD_NUMBERS = {"creatok_steps": int, "creatok_guidance": float, "creatok_t5_zero_rows": int}
+
+
+def bases() -> tuple[str, ...]:
+    """Names that `resolve` knows without a path."""
+    return registry.names("backbones")
+
+
+def resolve(name: str) -> BaseFacts:
+    """The facts of a base: a plug-in name such as `bestiary`, or the path of a diffusers folder.
+
+    Raises UnknownName, ModelMissing, Refused or DigestMismatch, each with what to do.
+    """
+    plugins = bases()
+    if name in plugins:
+        return _plugin(name)
+    if name.partition(":")[0] in plugins:
+        raise ModelMissing(
+            f"base {name[:80]!r}: creatok does not download bases; "
+            "fetch the repository yourself and use --base PATH"
+        )
+    if "\0" in name or not _looks_like_path(name):
+        hint = registry.did_you_mean(name, plugins)
+        known = f"{', '.join(plugins)}, or the path of a diffusers folder"
+        raise UnknownName(f"unknown base {name[:80]!r}; {hint + ' ' if hint else ''}Known: {known}")
+    folder = os.path.expanduser(name)
+    if not os.path.isdir(folder):
+        raise ModelMissing(f"base {name[:200]!r}: no such folder")
+    return _folder(name, Path(folder).resolve())
+
+
+def check_unchanged(facts: BaseFacts) -> None:
+    """Vet the folder again before it is opened: what is read must be what was planned.
+
+    Raises DigestMismatch.
+    """
+    folder = Path(facts.folder)
+    if _digest(Vetted(folder), card(folder)) != facts.digest:
+        raise DigestMismatch(
+            f"{facts.folder}: the base has changed since the plan was made; run the command again"
+        )
+
+
+def _looks_like_path(name: str) -> bool:
+    given = bool(re.search(r"[/\\]", name)) or name.startswith((".", "~"))
+    return given or os.path.isdir(name)
+
+
+def _plugin(name: str) -> BaseFacts:
+    """The facts of a base that is known by name."""
+    described = registry.describe("backbones", name)
+    spec = described.spec
+    if described.broken:
+        raise ArtefactError(f"base {name}: the plug-in cannot be read: {described.broken}")
+    if spec.get("folder"):
+        found = find_spec(described.module)
+        folder = Path(str(found.origin if found else "")).parent / str(spec["folder"])
+        if not (folder / "model_index.json").is_file():
+            raise ModelMissing(f"base {name}: its weights are not installed; install creatok again")
+        return _folder(name, folder, plugin=name)
+    if spec.get("repo"):
+        raise ModelMissing(
+            f"base {name}: its weights are not on this machine and creatok does not download; "
+            f"fetch {spec['repo']} (licence {spec.get('licence', 'unknown')}), then --base PATH"
+        )
+    width, height = spec.get("size_px", (64, 64))
+    return BaseFacts(
+        name=name,
+        backbone=name,
+        folder="",
+        digest="sha256:" + sha256_hex(canonical_json([name, described.line, dict(spec)])),
+        licence=str(spec.get("licence", "none")),
+        steps=int(spec.get("steps", 1)),
+        guidance=float(spec.get("guidance", 1.0)),
+        size_px=(int(width), int(height)),
+        size_multiple=int(spec.get("size_multiple", 1)),
+        schedulers=tuple(described.facts.get("SCHEDULERS", ("none",))),
+        dtype=str(spec.get("dtype", "fp32")),
+    )
+
+
+def _folder(name: str, folder: Path, *, plugin: str = "") -> BaseFacts:
+    """Vet a diffusers folder and read what a plan must know from its configs and model card."""
+    if not (folder / "model_index.json").is_file():
+        raise ModelMissing(f"{folder}: no model_index.json: not a diffusers folder")
+    vetted = Vetted(folder)
+    index = vetted.config("model_index.json")
+    adapter = plugin or _adapter(str(index.get("_class_name")), folder)
+    own = registry.describe("backbones", adapter)
+    family = registry.describe("backbones", own.facts.get("ADAPTER", adapter))
+    vetted.check_classes(index, family.facts["PARTS"])
+    vetted.check_weights(index, family.facts["PARTS"])
+    spec: dict[str, Any] = dict(family.spec) | dict(own.spec)
+    note = card(folder)
+    side, multiple, largest = _geometry(vetted)
+    dynamic = vetted.config("scheduler/scheduler_config.json").get("use_dynamic_shifting")
+    return BaseFacts(
+        name=name,
+        backbone=adapter,
+        folder=str(folder),
+        digest=_digest(vetted, note),
+        licence=str(note.get("license") or (spec["licence"] if plugin else "unknown")),
+        steps=int(note.get("creatok_steps", spec["steps"])),
+        guidance=float(note.get("creatok_guidance", spec["guidance"])),
+        size_px=_card_size(note, folder) or (side, side),
+        size_multiple=multiple,
+        # The Heun scheduler of diffusers ignores dynamic shifting and would draw something else.
+        schedulers=tuple(s for s in family.facts["SCHEDULERS"] if not (dynamic and "heun" in s)),
+        dtype=str(spec.get("dtype", "fp32")),
+        max_prompt_tokens=_prompt_length(vetted) - 2,
+        encoders=tuple(
+            (encoder, vetted.number(f"{part}/config.json", "hidden_size"))
+            for encoder, part in ENCODERS
+            if part in index
+        ),
+        max_side_px=largest,
+        batch_rows=tuple((int(side), int(rows)) for side, rows in spec["batch_rows"]),
+    )
+
+
+def _digest(vetted: Vetted, note: Mapping[str, Any]) -> str:
+    """The digest of what draws, with the one number of the model card that changes pixels."""
+    rows = note.get("creatok_t5_zero_rows")
+    return vetted.digest if rows is None else f"sha256:{sha256_hex(f'{vetted.digest} {rows}')}"
+
+
+def _adapter(pipeline: str, folder: Path) -> str:
+    """The plug-in that opens a pipeline class."""
+    known: dict[str, str] = {}
+    for name in bases():
+        served = registry.describe("backbones", name).facts.get("PIPELINE")
+        if served:
+            known[str(served)] = name
+    if pipeline not in known:
+        raise Refused(
+            f"{folder}: model_index.json says {pipeline[:60]!r}; creatok opens {', '.join(known)}"
+        )
+    return known[pipeline]
+
+
+def _prompt_length(vetted: Vetted) -> int:
+    """Positions of a prompt: the first tokenizer's limit, as in diffusers, within the encoder's."""
+    positions = vetted.number("text_encoder/config.json", "max_position_embeddings")
+    limit: Any = vetted.config("tokenizer/tokenizer_config.json").get("model_max_length")
+    fits = isinstance(limit, int | float) and limit >= 3
+    return min(positions, int(limit)) if fits else positions
+
+
+def _geometry(vetted: Vetted) -> tuple[int, int, int]:
+    """(default side, multiple of a side, largest side), in pixels."""
+    blocks = vetted.config("vae/config.json").get("block_out_channels") or [0]
+    scale = 2 ** (len(blocks) - 1)
+    patch = vetted.number("transformer/config.json", "patch_size")
+    side = vetted.number("transformer/config.json", "sample_size")
+    places = vetted.number("transformer/config.json", "pos_embed_max_size", side // patch)
+    return side * scale, patch * scale, places * patch * scale
+
+
+def card(folder: Path) -> dict[str, Any]:
+    """The plain `key: value` lines of the model card's front matter; our numbers are checked.
+
+    Known keys: license, creatok_steps, creatok_guidance, creatok_size (64x64) and
+    creatok_t5_zero_rows, which is the `max_sequence_length` for plain diffusers.
+    """
+    try:
+        with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
+            head = file.read(65536)
+    except OSError:
+        return {}
+    match = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*\n", head, re.DOTALL)
+    front = match.group(1) if match else ""
+    lines = re.findall(r"^([A-Za-z_0-9]+):[ \t]+(\S.*?)[ \t]*$", front, re.MULTILINE)
+    note: dict[str, Any] = {key: value.strip("\"'") for key, value in lines}
+    for key, kind in CARD_NUMBERS.items():
+        if key in note:
+            try:
+                note[key] = kind(note[key])
+            except ValueError:
+                found = note[key][:40]
+                raise ArtefactError(
+                    f"{folder}/README.md: {key} must be a number, found {found!r}"
+                ) from None
+    return note
+
+
+def _card_size(note: Mapping[str, Any], folder: Path) -> tuple[int, int] | None:
+    text = note.get("creatok_size")
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if not match:
+        raise ArtefactError(f"{folder}/README.md: creatok_size must look like 64x64")
+    return int(match.group(1)), int(match.group(2))

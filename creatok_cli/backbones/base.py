@@ -1,0 +1,216 @@
+"""What every base model offers: a text side, an image side, sometimes a prior; and which device it
+runs on.
+
+A backbone is the narrow waist between words and pictures. It is built without reading a weight;
+each side opens when it is first touched and is dropped by `release`.
+
+Does not: import torch before a device is asked for; draw, loop over batches, or keep conditions
+(`render.py` does).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from creatok_cli.domain import BaseFacts, Job, Options, Size
+from creatok_cli.errors import NoDevice, UnknownName
+
+if TYPE_CHECKING:
+    from torch import Tensor, dtype
+
+    from creatok_cli.tokens.token import Token
+
+DTYPES = ("fp32", "bf16", "fp16")
+MAX_THREADS = 8
+"""More CPU threads than this cost more in waiting than they bring on the small models that CPUs
+draw (set by eye).
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What a denoiser needs of prompts: tensors by name, one row per prompt; the base knows their
+    meaning.
+    """
+
+    tensors: Mapping[str, Tensor]
+    cut: tuple[str, ...] = ()
+    """Per row the end of the prompt that did not fit, empty where all did."""
+
+    def __len__(self) -> int:
+        return int(next(iter(self.tensors.values())).shape[0])
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the tensors take."""
+        return sum(rows.numel() * rows.element_size() for rows in self.tensors.values())
+
+    def rows(self, indices: Sequence[int]) -> Conditioning:
+        """The chosen rows, in that order, as copies that do not keep the rest alive."""
+        chosen = list(indices)
+        cut = tuple(self.cut[index] for index in chosen) if self.cut else ()
+        return Conditioning({name: rows[chosen] for name, rows in self.tensors.items()}, cut)
+
+    def to(self, device: str, dtype: str | None = None) -> Conditioning:
+        """The same rows on another device, and in another of `DTYPES` if asked."""
+        kind = torch_dtype(dtype) if dtype else None
+        moved = {name: rows.to(device=device, dtype=kind) for name, rows in self.tensors.items()}
+        return Conditioning(moved, self.cut)
+
+    @staticmethod
+    def stack(parts: Sequence[Conditioning]) -> Conditioning:
+        """All rows of all parts, in order."""
+        import torch
+
+        names = parts[0].tensors
+        joined = {name: torch.cat([part.tensors[name] for part in parts]) for name in names}
+        return Conditioning(joined, tuple(text for part in parts for text in part.cut))
+
+
+class TextSide(Protocol):
+    """Text encoders with their tokenizers."""
+
+    encoders: Mapping[str, int]
+    """Width of the vocabulary rows per encoder: {"clip_l": 768, "clip_g": 1280, "t5xxl": 4096}."""
+
+    def encode(self, prompts: Sequence[str], tokens: Sequence[Token]) -> Conditioning:
+        """Full length, as rendering needs. Runs in fixed padded chunks: equal bytes for a prompt in
+        any company.
+        """
+
+    def cut(self, prompts: Sequence[str], tokens: Sequence[Token]) -> tuple[str, ...]:
+        """Per prompt the end that will not fit; reads no weights."""
+
+    def pooled(self, prompts: Sequence[str], tokens: Sequence[Token]) -> Mapping[str, Tensor]:
+        """[b d] per encoder; the sequence may be cut after EOS. Differentiable in the tokens'
+        vectors.
+        """
+
+    def rows(self, word: str) -> Mapping[str, Tensor]:
+        """[n d] f32 per encoder: the vocabulary rows of a word, one per sub-word."""
+
+
+class PriorSide(Protocol):
+    """Text to image embedding."""
+
+    def sample(self, cond: Conditioning, *, seeds: Sequence[int]) -> Tensor:
+        """[b d]; differentiable."""
+
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        """[b d] in the same space."""
+
+
+class ImageSide(Protocol):
+    """Noise to pixels. None of these enters or leaves inference mode: the caller decides about
+    gradients.
+    """
+
+    def noise(self, seeds: Sequence[int], size_px: Size) -> Tensor:
+        """[b c h w] f32 on the CPU, row i from seeds[i] alone."""
+
+    def denoise(
+        self,
+        noise: Tensor,
+        cond: Conditioning,
+        *,
+        negative: Conditioning | None,
+        steps: int,
+        guidance: float,
+        scheduler: str,
+        options: Options,
+        seeds: Sequence[int],
+    ) -> Iterator[Tensor]:
+        """Latents after each of `steps` steps, on the device. `negative` is unused at guidance <=
+        1.
+        """
+
+    def decode(self, latents: Tensor, *, precise: bool = False) -> Tensor:
+        """[b 3|4 H W] f32 in [-1, 1]; what is not finite comes out as NaN. `precise` runs the
+        decoder in fp32.
+        """
+
+
+class Backbone(Protocol):
+    """One open base. Sides are opened on first use and are None where the plug-in's SIDES lacks
+    them.
+    """
+
+    facts: BaseFacts
+    device: str
+
+    @property
+    def text(self) -> TextSide | None: ...
+
+    @property
+    def prior(self) -> PriorSide | None: ...
+
+    @property
+    def image(self) -> ImageSide | None: ...
+
+    def release(self, side: str) -> None:
+        """Drop the weights of `text`, `prior` or `image`; they open again when needed."""
+
+    def condition(self, jobs: Sequence[Job], tokens: Sequence[Token]) -> Conditioning:
+        """One row per job from its prompt: text, or text then prior. The base knows, render does
+        not.
+        """
+
+
+def pick_device(name: str = "auto") -> str:
+    """`cpu`, `cuda:0`, `mps`... for `auto`, `cpu`, `cuda`, `cuda:<i>` or `mps`; the order of auto
+    is CUDA, MPS, CPU.
+
+    Raises UnknownName for any other word, NoDevice with what is there.
+    """
+    import torch
+
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
+        raise UnknownName(
+            f"unknown device {name[:40]!r}; choose auto, cpu, cuda, cuda:<number> or mps"
+        )
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    apple = torch.backends.mps.is_available()
+    if name == "auto":
+        return "cuda:0" if cards else "mps" if apple else "cpu"
+    there = ", ".join(
+        ["cpu", *(f"cuda:{index}" for index in range(cards)), *(["mps"] if apple else [])]
+    )
+    if name == "mps" and not apple:
+        raise NoDevice(f"no Apple GPU (mps) here; this machine has {there}")
+    if name.startswith("cuda"):
+        index = int(name[5:] or 0)
+        if index >= cards:
+            built = (
+                ""
+                if torch.version.cuda
+                else "; this torch is built for CPU only, install a CUDA build"
+            )
+            raise NoDevice(f"no device cuda:{index}; this machine has {there}{built}")
+        return f"cuda:{index}"
+    return name
+
+
+def set_threads(threads: int | None = None) -> int:
+    """Fix the CPU threads of torch and say how many: `threads`, else torch's own choice within the
+    CPUs granted.
+    """
+    import torch
+
+    granted = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    count = threads or max(1, min(torch.get_num_threads(), granted, MAX_THREADS))
+    if count != torch.get_num_threads():
+        torch.set_num_threads(count)
+    return count
+
+
+def torch_dtype(name: str) -> dtype:
+    """The torch dtype of one of `DTYPES`."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

@@ -1,0 +1,326 @@
+"""Render, the heart: noise -> condition -> denoise -> decode -> check -> pixels. Read this first.
+
+A Renderer gets whole batches and gives back one outcome per job. It draws every batch at its fixed
+size: a tail is padded with copies of its last job, because equal bytes need equal shapes (at a
+fixed size, order, neighbours and padding change no byte).
+
+When something breaks: a picture that is not finite gets one retry with an fp32 decoder; a batch
+that raises is drawn again member by member in padded batches, so that only the culprit fails; out
+of memory halves the batch; a sticky device error stops the run. Nothing black or empty is ever
+given out.
+
+Does not: know adapters, write files, or decide what to draw.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+import torch
+
+from creatok_cli import __version__, registry
+from creatok_cli._conditions import Conditions, Counters, Shelf, texts
+from creatok_cli._develop import develop, to_image
+from creatok_cli._trouble import answers, free, kind_of, say, with_room
+from creatok_cli.backbones.base import Backbone, Conditioning, ImageSide, set_threads
+from creatok_cli.domain import (
+    BaseFacts,
+    Batch,
+    Failed,
+    FailureKind,
+    Group,
+    Job,
+    Notice,
+    Plan,
+    Provenance,
+    Rendered,
+)
+from creatok_cli.errors import CreatokError, DeviceLost, InputError, Interrupted
+
+Outcome = Rendered | Failed
+
+
+class Stop(Protocol):
+    """What a signal handler sets: `threading.Event` or alike."""
+
+    def is_set(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBase:
+    """Opens the backbone of a group through its plug-in; plain data, so that it can be pickled."""
+
+    bases: Mapping[str, BaseFacts]
+    """By digest."""
+    device: str
+    """As `backbones.base.pick_device` says it."""
+
+    def __call__(self, group: Group) -> Backbone:
+        facts = self.bases[group.base_digest]
+        module = registry.get("backbones", facts.backbone)
+        backbone: Backbone = module.build(
+            module.Spec(), facts, device=self.device, dtype=group.dtype
+        )
+        return backbone
+
+
+class Renderer:
+    """Draws batches and keeps the last base open. Pickles without what is open and without the
+    stop.
+
+    `tokens` maps artefact ids to token files; `threads` fixes the CPU threads of torch, None leaves
+    torch's choice.
+    """
+
+    def __init__(
+        self,
+        open_backbone: Callable[[Group], Backbone],
+        *,
+        device: str = "cpu",
+        tokens: Mapping[str, str] | None = None,
+        threads: int | None = None,
+        stop: Stop | None = None,
+        counters: Counters | None = None,
+    ) -> None:
+        self._open_backbone, self._device, self._files = open_backbone, device, dict(tokens or {})
+        self._threads, self._stop = threads, stop
+        self._plan: Plan | None = None
+        self.counters = counters or Counters()
+        self._start()
+
+    def _start(self) -> None:
+        self._shelf = Shelf(self._files)
+        self._open: tuple[tuple[object, ...], Backbone, Conditions] | None = None
+        self._smaller: dict[Group, int] = {}
+        self._shaken = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("_open_backbone", "_device", "_files", "_threads", "_plan", "counters")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _stop=None)
+        self._start()
+
+    def prepare(self, plan: Plan) -> None:
+        """Tell what will be drawn, so that prompts are encoded together and the encoders dropped.
+        Costs nothing.
+        """
+        self._plan = plan
+
+    def check(self, plan: Plan) -> tuple[Notice, ...]:
+        """Warnings about prompts that will be cut. Opens tokenizers and token files, reads no
+        weights.
+        """
+        notices: dict[str, Notice] = {}
+        told: set[tuple[str, str]] = set()
+        for batch in plan.batches:
+            fresh = [
+                text
+                for job in batch.jobs
+                for text in texts(job)
+                if (batch.group.base_digest, text) not in told
+            ]
+            told.update((batch.group.base_digest, text) for text in fresh)
+            backbone, _ = self._opened(batch.group)
+            if fresh and backbone.text is not None:
+                tokens = self._shelf.tokens(batch.group.tokens, backbone)
+                for text, cut in zip(fresh, backbone.text.cut(fresh, tokens), strict=True):
+                    if cut:
+                        message = (
+                            f"prompt too long: its end {cut[:60]!r} is not read ({text[:40]!r}...)"
+                        )
+                        notices[text] = Notice(level="warning", message=message)
+        return tuple(notices.values())
+
+    def render(self, batch: Batch) -> list[Outcome]:
+        """One outcome per job, in the order of the batch.
+
+        Raises Interrupted between steps when the stop is set, DeviceLost, OutOfMemory when the base
+        itself does not fit, and those errors of sheet or artefact that no other job would escape.
+        """
+        self._heed()
+        backbone, conditions = self._opened(batch.group)
+        conditions.fill(batch.jobs)
+        side = with_room(lambda: backbone.image, lambda: backbone.release("text"), self._device)
+        if side is None:
+            raise InputError(f"base {backbone.facts.name} has no image side")
+        outcomes: dict[int, Outcome] = {}
+        for index, job in enumerate(batch.jobs):
+            no_picture = (
+                "this base cannot start from a picture" if job.init_image is not None else ""
+            )
+            message = conditions.fault(job) or no_picture
+            if message:
+                outcomes[index] = _failed(job, "error", message)
+        sound = [index for index in range(len(batch.jobs)) if index not in outcomes]
+        size = min(batch.batch_class, self._smaller.get(batch.group, batch.batch_class))
+        parts = _cut(sound, size)
+        while parts:
+            part = parts.pop(0)
+            jobs = [batch.jobs[index] for index in part]
+            drawn = self._draw_safely(side, jobs, size, batch.batch_class)
+            if drawn is None and size > 1:
+                size = self._smaller[batch.group] = size // 2
+                parts = _cut([index for each in (part, *parts) for index in each], size)
+                continue
+            alone = (
+                "out of memory even alone: draw smaller pictures, or use a device with more memory"
+            )
+            outcomes.update(
+                zip(part, drawn or [_failed(job, "oom", alone) for job in jobs], strict=True)
+            )
+        self.counters.batches += 1
+        return [outcomes[index] for index in range(len(batch.jobs))]
+
+    def _opened(self, group: Group) -> tuple[Backbone, Conditions]:
+        key = _open_key(group)
+        if self._open is None or self._open[0] != key:
+            if group.weights:
+                raise InputError(f"base {group.base}: LoRA weights cannot be drawn yet")
+            if self._open is not None:
+                for side in ("text", "image"):
+                    self._open[1].release(side)
+                self._open = None
+            set_threads(self._threads)
+            backbone = self._open_backbone(group)
+            batches: tuple[Batch, ...] = self._plan.batches if self._plan else ()
+            coming = (
+                job for batch in batches if _open_key(batch.group) == key for job in batch.jobs
+            )
+            self._open = (
+                key,
+                backbone,
+                Conditions(backbone, self._shelf, self.counters, coming, self._heed),
+            )
+            self.counters.opened += 1
+        return self._open[1], self._open[2]
+
+    def _draw_safely(
+        self, side: ImageSide, jobs: list[Job], size: int, batch_class: int
+    ) -> list[Outcome] | None:
+        """Outcomes of jobs drawn at `size`, or None when memory is short."""
+        try:
+            drawn = self._draw(side, jobs, size, batch_class)
+            self._shaken = False
+            return drawn
+        except CreatokError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a fault of one picture must not end the run
+            trouble, message = kind_of(error), say(error)
+        # Outside the handler: the traceback no longer holds the tensors of the failed attempt.
+        free(self._device)
+        if trouble == "oom":
+            return None
+        if trouble == "device":
+            if self._shaken or not answers(self._device):
+                raise DeviceLost(f"{self._device} keeps failing: {message}; run the command again")
+            self._shaken = True
+            return self._draw_safely(side, jobs, size, batch_class)
+        if len(jobs) == 1:
+            return [_failed(jobs[0], "error", message)]
+        outcomes: list[Outcome] = []
+        for job in jobs:
+            alone = self._draw_safely(side, [job], size, batch_class)
+            if alone is None:
+                return None
+            outcomes += alone
+        return outcomes
+
+    def _draw(self, side: ImageSide, jobs: list[Job], size: int, batch_class: int) -> list[Outcome]:
+        """Draw at most `size` jobs in a batch of exactly `size`; the pads are copies of the last
+        job.
+        """
+        assert self._open is not None
+        _, backbone, conditions = self._open
+        started = time.perf_counter()
+        padded = jobs + jobs[-1:] * (size - len(jobs))
+        first, seeds = padded[0], [job.seed for job in padded]
+        rows = [conditions.rows(job) for job in padded]
+        cond = Conditioning.stack([row[0] for row in rows])
+        negative = Conditioning.stack([row[1] for row in rows]) if first.guidance > 1 else None
+        with torch.inference_mode():
+            latents = noise = side.noise(seeds, first.size_px)
+            for latents in side.denoise(  # noqa: B007 - the last one is the picture
+                noise,
+                cond,
+                negative=negative,
+                steps=first.steps,
+                guidance=first.guidance,
+                scheduler=first.scheduler,
+                options=first.options,
+                seeds=seeds,
+            ):
+                self.counters.forwards += 1
+                self._heed()
+            pictures = develop(side, latents, len(jobs), self.counters)
+        seconds = (time.perf_counter() - started) / len(jobs)
+        outcomes: list[Outcome] = []
+        for job, row, picture in zip(jobs, rows[: len(jobs)], pictures, strict=True):
+            if picture.fault is not None:
+                outcomes.append(_failed(job, *picture.fault))
+                continue
+            provenance = Provenance(
+                device=device_name(self._device),
+                batch_class=batch_class,
+                batch_effective=size,
+                seconds=seconds,
+                versions=stack_versions(torch.get_num_threads()),
+                notes=picture.notes,
+            )
+            facts = [("base", base_label(backbone.facts.name)), ("licence", backbone.facts.licence)]
+            facts += [("prompt_cut", row[0].cut[0])] if any(row[0].cut) else []
+            image = to_image(picture.levels)
+            outcomes.append(
+                Rendered(job=job, image=image, provenance=provenance, facts=tuple(facts))
+            )
+        return outcomes
+
+    def _heed(self) -> None:
+        if self._stop is not None and self._stop.is_set():
+            raise Interrupted("stopped on request; the same command goes on")
+
+
+def _open_key(group: Group) -> tuple[object, ...]:
+    """What must be reopened when it changes; tokens do not, they only enter conditions."""
+    return group.base_digest, group.dtype, group.weights
+
+
+def _cut(indices: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _failed(job: Job, kind: FailureKind, message: str) -> Failed:
+    return Failed(job=job, kind=kind, message=message, retriable=kind == "oom")
+
+
+def base_label(name: str) -> str:
+    """The name of a base without the folders above it: pictures tell no paths."""
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] or "base"
+
+
+def device_name(device: str) -> str:
+    """`cpu`, or the device with the name of its model."""
+    return f"{device} {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else device
+
+
+@lru_cache
+def stack_versions(threads: int) -> tuple[tuple[str, str], ...]:
+    """What besides the recipe decides bytes: libraries, CPU instruction set, threads."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return (*_versions(), ("cpu", capability), ("threads", str(threads)))
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "creatok", __version__
+    for name in ("torch", "diffusers", "transformers", "pillow"):
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue

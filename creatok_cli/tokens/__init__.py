@@ -1,0 +1,1 @@
+"""Learned artefacts: tokens, their files, and how they enter a prompt."""

@@ -1,0 +1,219 @@
+"""Token files: one safetensors file holds one artefact, and every byte of it is checked.
+
+A safetensors file is 8 bytes of header length, a JSON header, and raw tensor bytes. The format
+itself checks no values (flipped bytes and NaN load happily), so the id, a digest of tensors and
+recipe, is stored beside them and verified on every read. Headers are read and verified without
+torch: lists and dry runs stay fast.
+
+Metadata follows ModelSpec 1.0.1 plus `creatok.*`; see the ecosystem notes on what other clients
+read.
+
+Does not: read pickle in any dress, keep a library of tokens, or export to other clients.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+import os
+import re
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from creatok_cli import __version__, durable
+from creatok_cli.errors import ArtefactError, DigestMismatch, Refused, TokenMissing
+from creatok_cli.hashing import canonical_json, sha256_hex
+from creatok_cli.tokens._layout import Layout, header_json, read_layout
+from creatok_cli.tokens.token import Token, check_names, check_rows, row_bytes, token_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = "1"
+MAX_TOKEN_BYTES = 64 * 2**20
+DIGITS = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenHeader:
+    """What a token file says about itself, verified, without torch."""
+
+    path: str
+    id: str
+    word: str
+    literal: str
+    widths: Mapping[str, int]
+    counts: Mapping[str, int]
+    recipe: Mapping[str, Any]
+    metadata: Mapping[str, str]
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[bytes, Layout]:
+    """All bytes of a token file with its checked layout; links to devices and pipes are not
+    followed.
+    """
+    where = os.fspath(path)
+    try:
+        with open(where, "rb", opener=_open_regular) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_TOKEN_BYTES:
+                raise Refused(
+                    f"{where}: {size} bytes is too large for a token (at most {MAX_TOKEN_BYTES})"
+                )
+            layout = read_layout(file, size, where)
+            file.seek(0)
+            return file.read(), layout
+    except FileNotFoundError:
+        raise TokenMissing(f"{where}: no such token file") from None
+    except ValueError:
+        raise TokenMissing(f"{where[:200]!r} is no file name") from None
+    except OSError as error:
+        raise ArtefactError(f"{where}: the token file cannot be read: {error.strerror}") from error
+
+
+def _open_regular(path: str, flags: int) -> int:
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Refused(f"{path}: not a regular file")
+    return handle
+
+
+def _verify(data: bytes, layout: Layout, where: str) -> TokenHeader:
+    """Check names, shapes, values and the id; see the module docstring."""
+    metadata = layout.metadata
+    if "creatok.id" not in metadata or not layout.tensors:
+        raise Refused(
+            f"{where}: a safetensors file, but no creatok token (no creatok.id in its metadata)"
+        )
+    if metadata.get("creatok.schema") != SCHEMA:
+        raise Refused(
+            f"{where}: token schema {metadata.get('creatok.schema', '')[:20]!r} is not known; "
+            "update creatok"
+        )
+    word, literal = metadata.get("creatok.word", ""), metadata.get("creatok.literal", "")
+    check_names(word, literal, where)
+    recipe = header_json(metadata.get("creatok.recipe", "").encode("utf-8", "surrogatepass"), where)
+    parts: dict[str, tuple[tuple[int, ...], bytes]] = {}
+    for name, (dtype, shape, first, last) in layout.tensors.items():
+        if dtype != "F32":
+            raise Refused(f"{where}: {name[:40]!r} is {dtype[:10]}; tokens are F32")
+        check_rows(name, shape, [], where)
+        parts[name] = (shape, data[first:last])
+        check_rows(name, shape, _norms(data[first:last], shape), where)
+    try:
+        found = token_id(parts, literal, recipe)
+    except ValueError as error:
+        raise Refused(f"{where}: the recipe is no plain JSON: {error}") from None
+    if not DIGITS.fullmatch(metadata["creatok.id"]) or found != metadata["creatok.id"]:
+        raise DigestMismatch(
+            f"{where}: vectors or recipe differ from the id in the file: it was damaged or edited; "
+            "get it again"
+        )
+    return TokenHeader(
+        path=where,
+        id=found,
+        word=word,
+        literal=literal,
+        widths={name: shape[1] for name, (shape, _) in parts.items()},
+        counts={name: shape[0] for name, (shape, _) in parts.items()},
+        recipe=recipe,
+        metadata=metadata,
+    )
+
+
+def _norms(data: bytes, shape: tuple[int, ...]) -> list[float]:
+    """Euclidean length of each row of float32 little-endian data; NaN or infinity when a value is
+    not finite.
+    """
+    values = array.array("f")
+    values.frombytes(data)
+    if sys.byteorder == "big":
+        values.byteswap()
+    rows, width = shape
+    return [
+        math.sqrt(math.fsum(v * v for v in values[row * width : (row + 1) * width]))
+        for row in range(rows)
+    ]
+
+
+def read_header(path: str | os.PathLike[str]) -> TokenHeader:
+    """Read and verify a token file without torch.
+
+    Raises TokenMissing, Refused (no token, or one that cannot be used) or DigestMismatch (damaged).
+    """
+    data, layout = _read(path)
+    return _verify(data, layout, os.fspath(path))
+
+
+def load_token(path: str | os.PathLike[str]) -> Token:
+    """Read and verify a token file as a Token with f32 CPU tensors. Raises as `read_header`."""
+    import torch
+
+    data, layout = _read(path)
+    header = _verify(data, layout, os.fspath(path))
+    vectors: dict[str, Tensor] = {}
+    for name, (_, shape, first, last) in layout.tensors.items():
+        vectors[name] = torch.frombuffer(bytearray(data[first:last]), dtype=torch.float32).reshape(
+            shape
+        )
+    return Token(
+        word=header.word, literal=header.literal, vectors=vectors, recipe=dict(header.recipe)
+    )
+
+
+def token_bytes(token: Token, metadata: Mapping[str, str] | None = None) -> bytes:
+    """The file of a token. Equal tokens and metadata give equal bytes: no date is added.
+
+    Written by hand because the safetensors library orders metadata differently from run to run.
+    """
+    payload = b"".join(row_bytes(token.vectors[name]) for name in sorted(token.vectors))
+    header = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": str(
+            token.recipe.get("architecture", "creatok/textual-inversion")
+        ),
+        "modelspec.implementation": f"creatok {__version__}",
+        "modelspec.title": token.word.strip("<>"),
+        "modelspec.trigger_phrase": token.word,
+        "modelspec.hash_sha256": "0x" + sha256_hex(payload),
+        **(metadata or {}),
+        "creatok.schema": SCHEMA,
+        "creatok.id": token.id,
+        "creatok.word": token.word,
+        "creatok.literal": token.literal,
+        "creatok.recipe": canonical_json(dict(token.recipe)),
+    }
+    entries: dict[str, Any] = {"__metadata__": header}
+    end = 0
+    for name in sorted(token.vectors):
+        rows = token.vectors[name]
+        first, end = end, end + 4 * rows.numel()
+        entries[name] = {"dtype": "F32", "shape": list(rows.shape), "data_offsets": [first, end]}
+    text = canonical_json(entries).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + payload
+
+
+def save_token(
+    path: str | os.PathLike[str], token: Token, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a token durably. The same token again is no change; another token under that name is
+    refused.
+    """
+    target = Path(path)
+    durable.open_root(target.parent, create=True)
+    writer = durable.Writer(run=durable.new_run())
+    outcome = durable.publish_new(
+        target.parent, target.name, token_bytes(token, metadata), writer=writer
+    )
+    if outcome == "exists":
+        found = read_header(target).id
+        if found != token.id:
+            raise ArtefactError(
+                f"{target}: another token ({found[:20]}) has this name; choose another name"
+            )

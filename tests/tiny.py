@@ -1,0 +1,169 @@
+"""Tiny random models of the real classes, in the exact layout of a diffusers repository.
+
+Does not: look like anything; only shapes, paths and arithmetic are real.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+WIDTHS = {"clip_l": 16, "clip_g": 24}
+POSITIONS = 24
+JOINT = 48
+"""Wider than both towers together (40), so that padding is tested."""
+WORDS = (*"a photo of the pig snake owl dragon creative mixture in meadow red and fox".split(),)
+
+
+def build_tiny_sd3(
+    folder: Path,
+    *,
+    legacy_eos: bool = False,
+    t5: bool = False,
+    zero_rows: int | None = 0,
+    scheduler: dict[str, Any] | None = None,
+    dtype: str = "float32",
+) -> Path:
+    """A StableDiffusion3Pipeline folder. `legacy_eos` writes `eos_token_id: 2` into the encoders'
+    configs.
+    """
+    import torch
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+    kind = getattr(torch, dtype)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        vocabulary = _write_tokenizer(folder / "tokenizer", pad="<|endoftext|>")
+        _write_tokenizer(folder / "tokenizer_2", pad="!")
+        for part, width, layers in (("text_encoder", 16, 2), ("text_encoder_2", 24, 3)):
+            eos = 2 if legacy_eos else vocabulary - 1
+            _clip(width, layers, vocabulary, eos).to(kind).save_pretrained(folder / part)
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            caption_projection_dim=32,
+            joint_attention_dim=JOINT,
+            pooled_projection_dim=40,
+            pos_embed_max_size=12,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 16, 16),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=4,
+            scaling_factor=1.5,
+            shift_factor=0.06,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+        for name, model in (("transformer", transformer), ("vae", vae)):
+            model.to(kind).save_pretrained(folder / name)
+        FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | (scheduler or {}))).save_pretrained(
+            folder / "scheduler"
+        )
+        if t5:
+            _write_t5(folder, kind)
+    index: dict[str, Any] = {
+        "_class_name": "StableDiffusion3Pipeline",
+        "_diffusers_version": "0.42.1",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_3": ["transformers", "T5EncoderModel"] if t5 else [None, None],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "tokenizer_3": ["transformers", "T5TokenizerFast"] if t5 else [None, None],
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    rows = "" if zero_rows is None else f"creatok_t5_zero_rows: {zero_rows}\n"
+    card = f"---\nlicense: cc0-1.0\ncreatok_steps: 3\ncreatok_guidance: 4.0\n{rows}---\n# tiny\n"
+    (folder / "README.md").write_text(card)
+    return folder
+
+
+def _clip(width: int, layers: int, vocabulary: int, eos: int) -> Any:
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=POSITIONS,
+        projection_dim=width,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=eos,
+        pad_token_id=vocabulary - 1,
+        hidden_act="quick_gelu" if width == 16 else "gelu",
+    )
+    model = CLIPTextModelWithProjection(config)
+    with torch.no_grad():  # the library's own start is so small that prompts would hardly differ
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, parameter.shape[1] ** -0.5)
+    return model
+
+
+def _write_tokenizer(folder: Path, *, pad: str) -> int:
+    """vocab.json, merges.txt and configs as CLIP repositories have them; returns the size of the
+    vocabulary.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    letters = sorted(ByteLevel.alphabet())
+    pieces = letters + [f"{letter}</w>" for letter in letters]
+    merges: list[str] = []
+    for word in WORDS:
+        left = word[0] if len(word) > 1 else ""
+        for place, letter in enumerate(word[1:], start=1):
+            right = letter + ("</w>" if place == len(word) - 1 else "")
+            merges.append(f"{left} {right}")
+            left += right
+            pieces.append(left)
+    pieces = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    lines = "\n".join(["#version: 0.2", *dict.fromkeys(merges)]) + "\n"
+    (folder / "merges.txt").write_text(lines, encoding="utf-8")
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": pad,
+    }
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    config = special | {"model_max_length": POSITIONS, "tokenizer_class": "CLIPTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return len(pieces)
+
+
+def _write_t5(folder: Path, kind: Any) -> None:
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(f"▁{word}", -3.0) for word in WORDS] + [(letter, -5.0) for letter in "abcdefghij"]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+    tokenizer.save_pretrained(folder / "tokenizer_3")
+    config = T5Config(
+        vocab_size=len(pieces),
+        d_model=JOINT,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+    )
+    T5EncoderModel(config).to(kind).save_pretrained(folder / "text_encoder_3")

@@ -1,0 +1,549 @@
+"""The renderer against a backbone of plain arithmetic: order, padding, failures, memory, stops."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from creatok_cli import _conditions
+from creatok_cli.backbones.base import Conditioning
+from creatok_cli.domain import BaseFacts, Batch, Failed, Group, Job, Plan, Rendered
+from creatok_cli.errors import (
+    ArtefactError,
+    DeviceLost,
+    DigestMismatch,
+    InputError,
+    Interrupted,
+    OutOfMemory,
+    TokenMissing,
+)
+from creatok_cli.hashing import keyed
+from creatok_cli.render import Renderer, base_label
+from creatok_cli.seeds import generator
+from creatok_cli.tokens.file import save_token
+from creatok_cli.tokens.token import Token
+
+FACTS = BaseFacts(
+    name="plain",
+    backbone="plain",
+    folder="",
+    digest="sha256:0",
+    licence="cc0-1.0",
+    steps=3,
+    guidance=4.0,
+    size_px=(8, 8),
+    size_multiple=1,
+    schedulers=("none",),
+    dtype="fp32",
+)
+GROUP = Group(base="plain", base_digest="sha256:0", dtype="fp32")
+
+
+def job(index: int, **changes: Any) -> Job:
+    given: dict[str, Any] = {
+        "base_digest": "sha256:0",
+        "base": "plain",
+        "prompt": f"prompt {index % 3}",
+        "seed": index,
+        "size_px": (8, 8),
+        "steps": 3,
+        "guidance": 4.0,
+        "scheduler": "none",
+        "dtype": "fp32",
+        "name": f"row/{index:04d}",
+        "index": index,
+    }
+    return keyed(Job(**given | changes))
+
+
+def batch(indices: Sequence[int], size: int = 4, index: int = 0, **changes: Any) -> Batch:
+    jobs = tuple(job(each, **changes) for each in indices)
+    return Batch(index=index, group=GROUP, jobs=jobs, batch_class=size)
+
+
+def plan(*batches: Batch) -> Plan:
+    return Plan(sheet="s", digest="d", batches=batches)
+
+
+@dataclass
+class Faults:
+    """What goes wrong, by call number or by seed."""
+
+    denoise: Callable[[int, list[int]], None] = lambda call, seeds: None
+    decode: Callable[[int, Tensor, bool], Tensor] = lambda call, pixels, precise: pixels
+    latents: Callable[[Tensor, list[int]], Tensor] = lambda latents, seeds: latents
+    encode: Callable[[list[str]], None] = lambda prompts: None
+    open_image: Callable[[int], None] = lambda call: None
+
+
+@dataclass
+class Plain:
+    """A backbone whose picture is noise plus the length of its prompt: rows are traceable."""
+
+    faults: Faults = field(default_factory=Faults)
+    facts: BaseFacts = FACTS
+    device: str = "cpu"
+    prior: Any = None
+    encoders: Any = field(default_factory=lambda: {"clip_l": 4})
+    calls: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+    encoded: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> Plain:
+        return self
+
+    @property
+    def image(self) -> Plain:
+        self.calls.append("image")
+        self.faults.open_image(self.calls.count("image"))
+        return self
+
+    def release(self, side: str) -> None:
+        self.released.append(side)
+
+    def condition(self, jobs: Sequence[Job], tokens: Sequence[Token]) -> Conditioning:
+        prompts = [each.prompt for each in jobs]
+        self.faults.encode(prompts)
+        self.encoded += prompts
+        bonus = {token.word: float(token.vectors["clip_l"].sum()) for token in tokens}
+        values = [len(p) + sum(v for w, v in bonus.items() if w in p) for p in prompts]
+        cut = tuple(p[20:] for p in prompts)
+        return Conditioning({"length": torch.tensor(values, dtype=torch.float32)[:, None]}, cut)
+
+    def cut(self, prompts: Sequence[str], tokens: Sequence[Token]) -> tuple[str, ...]:
+        return tuple(prompt[20:] for prompt in prompts)
+
+    def noise(self, seeds: Sequence[int], size_px: tuple[int, int]) -> Tensor:
+        shape = (3, size_px[1], size_px[0])
+        return torch.stack([torch.randn(shape, generator=generator(s, "noise")) for s in seeds])
+
+    def denoise(self, noise: Tensor, cond: Conditioning, **how: Any) -> Iterator[Tensor]:
+        self.calls.append("denoise")
+        self.sizes.append(len(noise))
+        seeds = list(how["seeds"])
+        self.faults.denoise(self.calls.count("denoise"), seeds)
+        assert len(cond) == len(noise)
+        assert (how["negative"] is not None) == (how["guidance"] > 1)
+        for step in range(how["steps"]):
+            shift = cond.tensors["length"][:, :, None, None] / 100
+            yield self.faults.latents(noise * 0.2 + shift * (step + 1) / how["steps"], seeds)
+
+    def decode(self, latents: Tensor, *, precise: bool = False) -> Tensor:
+        self.calls.append("decode")
+        pixels = latents.clamp(-1, 1)
+        return self.faults.decode(self.calls.count("decode"), pixels, precise)
+
+
+def renderer(plain: Plain, **more: Any) -> Renderer:
+    return Renderer(lambda group: plain, **more)
+
+
+def data(outcome: Rendered | Failed) -> bytes:
+    assert isinstance(outcome, Rendered), outcome
+    return outcome.image.tobytes()
+
+
+@pytest.fixture
+def whole() -> dict[int, bytes]:
+    """Bytes of pictures 0..7 in an untroubled run."""
+    done = [each for i in (0, 4) for each in renderer(Plain()).render(batch(range(i, i + 4)))]
+    return {each.job.index: data(each) for each in done}
+
+
+def test_one_outcome_per_job_in_order_with_its_story(whole: dict[int, bytes]) -> None:
+    plain = Plain()
+    one = renderer(plain)
+    results = one.render(batch([2, 0, 1]))
+    assert [each.job.index for each in results] == [2, 0, 1]
+    assert [data(each) for each in results] == [whole[2], whole[0], whole[1]]
+    first = results[0]
+    assert isinstance(first, Rendered)
+    assert first.provenance.device == "cpu"
+    assert (first.provenance.batch_class, first.provenance.batch_effective) == (4, 4)
+    assert first.provenance.seconds > 0
+    names = dict(first.provenance.versions)
+    assert {"creatok", "torch", "pillow", "cpu", "threads"} <= names.keys()
+    assert dict(first.facts) == {"base": "plain", "licence": "cc0-1.0"}
+    assert plain.sizes == [4]  # a tail of three is padded
+    assert (one.counters.forwards, one.counters.decodes, one.counters.batches) == (3, 1, 1)
+
+
+def test_each_unique_string_is_encoded_once_and_encoders_are_dropped() -> None:
+    plain = Plain()
+    one = renderer(plain)
+    batches = [batch(range(i, i + 4), index=i // 4) for i in range(0, 16, 4)]
+    one.prepare(plan(*batches))
+    for each in batches:
+        one.render(each)
+    assert sorted(plain.encoded) == ["", "prompt 0", "prompt 1", "prompt 2"]
+    assert (one.counters.encodes, one.counters.unique) == (4, 4)
+    assert plain.released == ["text"]
+    assert plain.calls.index("denoise") > 0
+    assert one.counters.opened == 1
+
+
+def test_without_a_plan_encoders_stay_and_nothing_is_encoded_twice() -> None:
+    plain = Plain()
+    one = renderer(plain)
+    for i in range(0, 16, 4):
+        one.render(batch(range(i, i + 4)))
+    assert sorted(plain.encoded) == ["", "prompt 0", "prompt 1", "prompt 2"]
+    assert plain.released == []
+
+
+def test_guidance_of_one_asks_for_no_negative() -> None:
+    plain = Plain()
+    renderer(plain).render(batch([0, 1], guidance=1.0, negative="red"))
+    assert sorted(plain.encoded) == ["prompt 0", "prompt 1"]
+
+
+def test_large_plans_are_encoded_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_conditions, "CONDITION_BYTES", 100)
+    monkeypatch.setattr(_conditions, "ENCODE_SLICE", 8)
+    batches = [batch([i], size=1, index=i, prompt=f"p{i}", guidance=1.0) for i in range(100)]
+    plain = Plain()
+    one = renderer(plain)
+    one.prepare(plan(*batches))
+    for each in batches:
+        one.render(each)
+    assert plain.encoded == [f"p{i}" for i in range(100)]
+    assert one.counters.encodes == one.counters.unique == 100
+    assert plain.released.count("text") == 4  # windows of 32 prompts: 4 bytes each, 8 at a time
+
+
+def test_without_a_plan_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_conditions, "CONDITION_BYTES", 40)
+    plain = Plain()
+    one = renderer(plain)
+    for i in range(30):
+        one.render(batch([i], size=1, index=i, prompt=f"p{i}", guidance=1.0))
+    assert len(plain.encoded) == 30
+    one.render(batch([29], size=1, prompt="p29", guidance=1.0))
+    assert len(plain.encoded) == 30
+    one.render(batch([0], size=1, prompt="p0", guidance=1.0))
+    assert len(plain.encoded) == 31  # forgotten meanwhile
+
+
+def test_one_odd_prompt_breaks_only_its_own_picture(whole: dict[int, bytes]) -> None:
+    def encode(prompts: list[str]) -> None:
+        if "prompt 1" in prompts:
+            raise ValueError("odd")
+
+    results = renderer(Plain(Faults(encode=encode))).render(batch([0, 1, 2, 3]))
+    assert isinstance(results[1], Failed)
+    assert "cannot be encoded: ValueError: odd" in results[1].message
+    assert [data(results[i]) for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
+
+
+def test_poison_is_isolated_and_the_rest_keeps_its_bytes(whole: dict[int, bytes]) -> None:
+    def denoise(call: int, seeds: list[int]) -> None:
+        if 2 in seeds:
+            raise RuntimeError("bad row\nlong trace")
+
+    plain = Plain(Faults(denoise=denoise))
+    results = renderer(plain).render(batch([0, 1, 2, 3]))
+    bad = results[2]
+    assert isinstance(bad, Failed)
+    assert (bad.kind, bad.message, bad.retriable) == ("error", "RuntimeError: bad row", False)
+    assert [data(results[i]) for i in (0, 1, 3)] == [whole[i] for i in (0, 1, 3)]
+    assert plain.sizes == [4] * 5
+
+
+@pytest.mark.parametrize("fits", [4, 2, 1])
+def test_short_memory_halves_the_batch_and_says_so(whole: dict[int, bytes], fits: int) -> None:
+    def denoise(call: int, seeds: list[int]) -> None:
+        if len(seeds) > fits:
+            raise torch.OutOfMemoryError("no room")
+
+    plain = Plain(Faults(denoise=denoise))
+    one = renderer(plain)
+    results = one.render(batch(range(8), size=8))
+    assert [each.job.index for each in results] == list(range(8))
+    assert all(isinstance(each, Rendered) for each in results)
+    efforts = [each.provenance.batch_effective for each in results if isinstance(each, Rendered)]
+    assert efforts == [fits] * 8
+    assert [data(each) for each in results] == [whole[i] for i in range(8)]
+    before = len(plain.sizes)
+    one.render(batch(range(8), size=8, index=1))
+    assert plain.sizes[before:] == [fits] * (8 // fits)  # the smaller class is remembered
+
+
+@pytest.mark.parametrize("where", ["decode", "cpu"])
+def test_short_memory_elsewhere_counts_too(where: str) -> None:
+    def decode(call: int, pixels: Tensor, precise: bool) -> Tensor:
+        if len(pixels) > 2:
+            if where == "cpu":
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            raise torch.OutOfMemoryError("vae")
+        return pixels
+
+    results = renderer(Plain(Faults(decode=decode))).render(batch(range(4)))
+    assert [each.provenance.batch_effective for each in results if isinstance(each, Rendered)] == [
+        2
+    ] * 4
+
+
+def test_memory_short_even_alone_fails_the_job_only() -> None:
+    def denoise(call: int, seeds: list[int]) -> None:
+        if 3 in seeds:
+            raise torch.OutOfMemoryError("no room")
+
+    results = renderer(Plain(Faults(denoise=denoise))).render(batch(range(4)))
+    kinds = [each.kind if isinstance(each, Failed) else "" for each in results]
+    assert kinds == ["", "", "", "oom"]
+    assert isinstance(results[3], Failed)
+    assert results[3].retriable
+
+
+def test_a_base_that_does_not_fit_makes_room_first_then_ends_the_run() -> None:
+    def once(call: int) -> None:
+        if call == 1:
+            raise torch.OutOfMemoryError("both sides")
+
+    plain = Plain(Faults(open_image=once))
+    assert len(renderer(plain).render(batch([0]))) == 1
+    assert plain.released == ["text"]
+
+    def always(call: int) -> None:
+        raise torch.OutOfMemoryError("both sides")
+
+    with pytest.raises(OutOfMemory, match="does not fit"):
+        renderer(Plain(Faults(open_image=always))).render(batch([0]))
+
+
+def test_a_sticky_device_error_stops_the_run_after_one_retry() -> None:
+    calls: list[int] = []
+
+    def denoise(call: int, seeds: list[int]) -> None:
+        calls.append(call)
+        if call >= 2:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    one = renderer(Plain(Faults(denoise=denoise)))
+    assert all(isinstance(each, Rendered) for each in one.render(batch(range(4))))
+    with pytest.raises(DeviceLost, match="illegal memory access") as caught:
+        one.render(batch(range(4, 8), index=1))
+    assert caught.value.code == 5
+    assert calls == [1, 2, 3]
+
+
+def test_a_passing_device_error_is_forgiven(whole: dict[int, bytes]) -> None:
+    def denoise(call: int, seeds: list[int]) -> None:
+        if call in (1, 3):
+            raise torch.AcceleratorError("hiccup")
+
+    one = renderer(Plain(Faults(denoise=denoise)))
+    for i in (0, 4):
+        assert [data(each) for each in one.render(batch(range(i, i + 4)))] == [
+            whole[k] for k in range(i, i + 4)
+        ]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_that_are_not_finite_fail_one_job(whole: dict[int, bytes], value: float) -> None:
+    def latents(rows: Tensor, seeds: list[int]) -> Tensor:
+        rows = rows.clone()
+        rows[seeds.index(1), 0, 0, 0] = value
+        return rows
+
+    plain = Plain(Faults(latents=latents))
+    results = renderer(plain).render(batch(range(4)))
+    assert isinstance(results[1], Failed)
+    assert (results[1].kind, "denoiser" in results[1].message) == ("non-finite", True)
+    assert [data(results[i]) for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
+    assert plain.calls.count("decode") == 1
+
+
+def test_a_decoder_that_overflows_gets_one_precise_retry(whole: dict[int, bytes]) -> None:
+    def decode(call: int, pixels: Tensor, precise: bool) -> Tensor:
+        if not precise:
+            pixels = pixels.clone()
+            pixels[1] = torch.nan
+        else:
+            pixels = pixels * 0.5
+        return pixels
+
+    plain = Plain(Faults(decode=decode))
+    results = renderer(plain).render(batch(range(4)))
+    assert plain.calls.count("decode") == 2
+    retried = results[1]
+    assert isinstance(retried, Rendered)
+    assert retried.provenance.notes == ("decoder fp32 retry",)
+    assert data(retried) != whole[1]
+    assert [data(results[i]) for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
+    assert [each.provenance.notes for each in results if isinstance(each, Rendered)].count(()) == 3
+
+
+def test_a_decoder_that_stays_broken_fails_the_job() -> None:
+    def decode(call: int, pixels: Tensor, precise: bool) -> Tensor:
+        return torch.full_like(pixels, torch.nan)
+
+    results = renderer(Plain(Faults(decode=decode))).render(batch(range(3)))
+    assert [each.kind for each in results if isinstance(each, Failed)] == ["non-finite"] * 3
+
+
+def test_pads_do_not_trigger_retries_or_failures() -> None:
+    def decode(call: int, pixels: Tensor, precise: bool) -> Tensor:
+        pixels = pixels.clone()
+        pixels[2:] = torch.nan
+        return pixels
+
+    plain = Plain(Faults(decode=decode))
+    results = renderer(plain).render(batch([0, 1]))
+    assert all(isinstance(each, Rendered) for each in results)
+    assert plain.calls.count("decode") == 1
+
+
+@pytest.mark.parametrize(("span", "flat"), [(0.0, True), (2.0, True), (2.6, False)])
+@pytest.mark.parametrize("level", [-1.0, 0.2])
+def test_empty_pictures_are_never_given_out(span: float, flat: bool, level: float) -> None:
+    def decode(call: int, pixels: Tensor, precise: bool) -> Tensor:
+        pixels = torch.full_like(pixels, level)
+        pixels[:, 1] = -pixels[:, 1]  # channels differ, but each is flat
+        pixels[0, 0, 0, 0] += span / 127.5
+        return pixels
+
+    results = renderer(Plain(Faults(decode=decode))).render(batch([0], size=1))
+    if flat:
+        assert isinstance(results[0], Failed)
+        assert results[0].kind == "flat"
+    else:
+        assert isinstance(results[0], Rendered)
+
+
+def test_a_stop_between_steps_interrupts_without_an_outcome() -> None:
+    stop = threading.Event()
+
+    def latents(rows: Tensor, seeds: list[int]) -> Tensor:
+        if 5 in seeds:
+            stop.set()
+        return rows
+
+    one = renderer(Plain(Faults(latents=latents)), stop=stop)
+    assert len(one.render(batch(range(4)))) == 4
+    with pytest.raises(Interrupted):
+        one.render(batch(range(4, 8), index=1))
+    assert one.counters.forwards == 4
+    with pytest.raises(Interrupted):
+        one.render(batch(range(4), index=2))
+    assert one.counters.forwards == 4
+
+
+def test_input_pictures_and_loras_are_refused_not_ignored() -> None:
+    results = renderer(Plain()).render(batch([0], init_image="0" * 64, strength=0.5))
+    assert isinstance(results[0], Failed)
+    assert "cannot start from a picture" in results[0].message
+    group = replace(GROUP, weights=(("sha256:1", 1.0),))
+    with pytest.raises(InputError, match="LoRA"):
+        renderer(Plain()).render(replace(batch([0]), group=group))
+
+
+def test_errors_of_the_sheet_end_the_run_instead_of_failing_each_job() -> None:
+    def denoise(call: int, seeds: list[int]) -> None:
+        raise InputError("no such option")
+
+    with pytest.raises(InputError):
+        renderer(Plain(Faults(denoise=denoise))).render(batch([0]))
+
+
+def test_changing_the_group_reopens_only_when_weights_change() -> None:
+    opened: list[Group] = []
+
+    def open_backbone(group: Group) -> Plain:
+        opened.append(group)
+        return Plain()
+
+    one = Renderer(open_backbone)
+    one.render(batch([0]))
+    one.render(batch([1]))
+    one.render(replace(batch([2]), group=replace(GROUP, dtype="bf16")))
+    one.render(batch([3]))
+    assert [group.dtype for group in opened] == ["fp32", "bf16", "fp32"]
+
+
+def test_a_renderer_pickles_without_what_is_open() -> None:
+    one = Renderer(_open_plain, stop=threading.Event(), threads=1)
+    one.prepare(plan(batch(range(4))))
+    before = [data(each) for each in one.render(batch(range(4)))]
+    other = pickle.loads(pickle.dumps(one))
+    assert [data(each) for each in other.render(batch(range(4)))] == before
+
+
+def _open_plain(group: Group) -> Plain:
+    return Plain()
+
+
+def test_long_prompts_are_told_before_drawing_and_in_the_facts() -> None:
+    plain = Plain()
+    one = renderer(plain)
+    long = "a prompt that is far too long for this base"
+    mixed = batch([0, 1], prompt=long)
+    (notice,) = one.check(plan(mixed, batch([2])))
+    assert notice.level == "warning"
+    assert repr(long[20:]) in notice.message
+    assert plain.encoded == []
+    first = one.render(mixed)[0]
+    assert isinstance(first, Rendered)
+    assert dict(first.facts)["prompt_cut"] == long[20:]
+
+
+def fox(path: Path, seed: int = 0, width: int = 4) -> Token:
+    draw = torch.Generator().manual_seed(seed)
+    token = Token("<fox>", "fox", {"clip_l": torch.rand((1, width), generator=draw) * 50})
+    save_token(path, token)
+    return token
+
+
+def test_tokens_enter_conditions_by_id(tmp_path: Path) -> None:
+    files = {}
+    for seed in (0, 1):
+        path = tmp_path / f"{seed}.safetensors"
+        files[fox(path, seed).id] = str(path)
+    plain = Plain()
+    one = renderer(plain, tokens=files)
+    batches = []
+    for index, identity in enumerate(files):
+        pairs = (("<fox>", identity),)
+        group = replace(GROUP, tokens=pairs)
+        made = batch([0, 1], tokens=pairs, prompt="a <fox>", index=index)
+        batches.append(replace(made, group=group))
+    one.prepare(plan(*batches))
+    first, second = (one.render(each) for each in batches)
+    assert data(first[0]) != data(second[0])
+    # The same string with two meanings is two encodings; the empty negative is one.
+    assert sorted(plain.encoded) == ["", "a <fox>", "a <fox>"]
+    assert one.counters.opened == 1
+
+
+def test_missing_changed_and_misfitting_tokens_end_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "fox.safetensors"
+    token = fox(path)
+    pairs = (("<fox>", token.id),)
+    made = replace(batch([0], tokens=pairs, prompt="<fox>"), group=replace(GROUP, tokens=pairs))
+    with pytest.raises(TokenMissing, match="<fox>"):
+        renderer(Plain()).render(made)
+    narrow = Plain(encoders={"clip_l": 8})
+    with pytest.raises(ArtefactError, match="width 4, base plain has width 8"):
+        renderer(narrow, tokens={token.id: str(path)}).render(made)
+    path.unlink()
+    fox(path, seed=9)
+    with pytest.raises(DigestMismatch, match="changed"):
+        renderer(Plain(), tokens={token.id: str(path)}).render(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("bestiary", "bestiary"), ("/home/x/models/sd3/", "sd3"), ("C:\\m\\sd3", "sd3"), ("./b", "b")],
+)
+def test_pictures_tell_no_paths(name: str, label: str) -> None:
+    assert base_label(name) == label
