@@ -1,0 +1,266 @@
+"""The pydantic models of a sheet, its JSON Schema, and the wording of what pydantic finds.
+
+Does not: read files, or check rules between keys (`_rules.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Protocol
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from creatok_cli.errors import Problem
+from creatok_cli.plan import _fields as kinds
+from creatok_cli.plan._text import Cell, Problems, escaped, shown
+from creatok_cli.registry import did_you_mean
+
+SET = "--set"
+_POSITION = re.compile(r"row [0-9]+")
+_BASE_HINT = "the base is chosen with --base"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Settings(_Strict):
+    """What decides the pixels beside the prompt: in `defaults`, in every job, in `--set`."""
+
+    base: kinds.Base = Field(default=None, description="Base model: a name, or a local folder.")
+    size: kinds.SizePx = Field(default=None, description="Width x height in pixels, or one number.")
+    steps: kinds.Steps = Field(default=None, description="Denoising steps.")
+    guidance: kinds.Guidance = Field(
+        default=None,
+        description="Guidance scale; at 1 and below the negative prompt has no effect.",
+    )
+    scheduler: kinds.Scheduler = Field(
+        default=None, description="Sampler; each base names its own."
+    )
+    negative: kinds.Negative = Field(
+        default=None, description="Negative prompt; may use {variables}; null removes the default."
+    )
+    count: kinds.Count = Field(default=None, description="Pictures per prompt (1 unless given).")
+    seed: kinds.Seed = Field(
+        default=None,
+        description="Every picture's seed derives from this one, the job id and the picture's "
+        "index (0 unless given). For exact seeds use seeds.",
+    )
+    dtype: kinds.Dtype = Field(
+        default=None, description="Number format; the base's own unless given."
+    )
+
+
+class Entry(Settings):
+    """One row of `jobs`: a prompt, its variables, and overrides of any default."""
+
+    id: kinds.Identifier = Field(
+        default=None,
+        description="Name of the job in files, messages and --only; a content hash unless given.",
+    )
+    prompt: kinds.Prompt = Field(
+        description="The text to draw: literal, but for {variables} and <tokens>; "
+        "write {{ and }} for braces."
+    )
+    vars: kinds.Constants = Field(default_factory=dict, description="Variables with one value.")
+    matrix: kinds.Axes = Field(
+        default_factory=dict, description="Variables with lists of values: every combination."
+    )
+    zip: kinds.Axes = Field(
+        default_factory=dict,
+        description="Variables with lists of equal length: first with first...",
+    )
+    include: kinds.Combinations = Field(
+        default_factory=list,
+        description="Further combinations, each a mapping of variables to values.",
+    )
+    exclude: kinds.Combinations = Field(
+        default_factory=list,
+        description="Combinations of matrix and zip to leave out; a part of one matches all of it.",
+    )
+    seeds: kinds.Seeds = Field(
+        default_factory=list,
+        description="Exact seeds, one picture each, in place of seed and count.",
+    )
+    tags: kinds.Tags = Field(
+        default_factory=list, description="Words to group jobs by: --only finds them."
+    )
+
+
+class Head(_Strict):
+    """The keys of a sheet beside its jobs."""
+
+    schema_: kinds.AnyText = Field(
+        default=None,
+        alias="$schema",
+        description="For editors: where the JSON Schema of sheets is.",
+    )
+    version: kinds.Version = Field(description="Version of the sheet format: 1.")
+    base: kinds.Base = Field(default=None, description="Base model of all jobs that name none.")
+    defaults: Annotated[Settings, BeforeValidator(kinds.need_mapping)] = Field(
+        default_factory=Settings, description="Settings of all jobs that do not override them."
+    )
+    tokens: kinds.Tokens = Field(
+        default_factory=dict,
+        description="Learned words and their files: <hydra-fox>: tokens/hydra-fox.safetensors.",
+    )
+    vars: kinds.Constants = Field(
+        default_factory=dict, description="Variables with one value, for all jobs."
+    )
+    name: kinds.NameTemplate = Field(
+        default=None,
+        description="Output name without extension, from {sheet} {job} {index:04d} {seed} "
+        "{key8} {token} {base}.",
+    )
+
+
+class SheetFile(Head):
+    """A prompt sheet of creatok."""
+
+    jobs: list[Entry] = Field(min_length=1, description="The rows, in the order of drawing.")
+
+
+class Places(Protocol):
+    """Answers where a value of the sheet stands."""
+
+    def find(self, path: Sequence[str | int], *, key: bool = False) -> tuple[int, int]:
+        """Line and column, from 1."""
+        ...
+
+
+def sheet_schema() -> dict[str, Any]:
+    """The JSON Schema of a YAML sheet, in the part of draft 7 that editors understand."""
+    made = SheetFile.model_json_schema(ref_template="#/definitions/{model}")
+    made["definitions"] = made.pop("$defs")
+    _tidy(made)
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "creatok sheet", **made}
+
+
+def worded(
+    file: str, at: tuple[int, int], slug: str, message: str, hint: str = "", row: str = ""
+) -> Problem:
+    """A Problem whose message begins with its job."""
+    label = row if _POSITION.fullmatch(row) else f"job {shown(row)}"
+    whole = f"{label}: {message}" if row else message
+    return Problem(
+        file=file, line=at[0], column=at[1], slug=slug, message=whole, row=row, hint=hint
+    )
+
+
+SETTABLE = tuple(key for key in Settings.model_fields if key != "base")
+
+
+def check_sets(sets: Mapping[str, str], problems: Problems) -> Settings:
+    """Typed `--set` values; faults are collected and cite `--set KEY`."""
+    cells = {key: Cell(value) for key, value in sets.items() if key in SETTABLE}
+    for key in [key for key in sets if key not in SETTABLE]:
+        hint = did_you_mean(key, SETTABLE) or f"there are {', '.join(SETTABLE)}"
+        hint = _BASE_HINT if key == "base" else hint
+        problems.keep(worded(SET, (1, 1), "unknown-key", f"unknown setting {shown(key)}", hint))
+    try:
+        return Settings.model_validate(cells)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            key = str(fault["loc"][0])
+            slug, message, hint = _wording(fault, ())
+            problems.keep(worded(f"{SET} {key}", (1, len(key) + 2), slug, message, hint))
+        return Settings()
+
+
+def collect(
+    error: ValidationError,
+    prefix: tuple[str | int, ...],
+    file: str,
+    places: Places,
+    problems: Problems,
+    row: str,
+) -> None:
+    """Turn pydantic's errors into problems, at the marks of values (or unknown keys)."""
+    if problems.is_full:
+        problems.total += error.error_count()
+        return
+    faults = error.errors(include_url=False)
+    near: set[str] = set()  # a key that an unknown one was meant to be is not missing as well
+    for fault in sorted(faults, key=lambda fault: fault["type"] == "missing"):
+        if problems.is_full:
+            problems.total += 1
+            continue
+        loc = tuple(step for step in fault["loc"] if step != "[key]")
+        is_key = fault["type"] == "extra_forbidden" or "[key]" in fault["loc"]
+        slug, message, hint = _wording(fault, prefix)
+        if fault["type"] == "missing":
+            if f'did you mean "{loc[-1]}"?' in near:
+                continue
+            loc = loc[:-1]
+        near.add(hint)
+        at = places.find((*prefix, *loc), key=is_key)
+        problems.keep(worded(file, at, slug, message, hint, row))
+
+
+def _wording(fault: Any, prefix: Sequence[str | int]) -> tuple[str, str, str]:
+    """Slug, message and hint of one pydantic error."""
+    kind, loc, context = fault["type"], fault["loc"], fault.get("ctx", {})
+    path = ".".join(escaped(step[:60]) for step in loc if isinstance(step, str) and step != "[key]")
+    if kind == "extra_forbidden":
+        allowed = _allowed(prefix, loc)
+        found = str(loc[-1])
+        if found in Entry.model_fields and found not in allowed:
+            hint = "this key belongs into a job"
+        elif found in Head.model_fields and found not in allowed:
+            hint = "this key belongs to the top of the sheet"
+        else:
+            hint = did_you_mean(found, allowed)
+        return "unknown-key", f"unknown key {shown(found)}, expected {', '.join(allowed)}", hint
+    if kind == "missing":
+        return "missing-key", f"the key {loc[-1]} is missing", ""
+    found = shown(fault["input"])
+    expected = {
+        "dict_type": "a mapping",
+        "list_type": "a list",
+        "model_type": "a mapping",
+        "too_short": "at least one member",
+        "too_long": f"at most {context.get('max_length')} members",
+    }.get(kind, str(context.get("expected", "something else")))
+    hint = str(context.get("hint", ""))
+    if kind in ("model_type", "dict_type") and not path:
+        expected = "a mapping with a prompt"
+    what = f"{path}: " if path else ""
+    return str(context.get("slug", "bad-value")), f"{what}found {found}, expected {expected}", hint
+
+
+def _allowed(prefix: Sequence[str | int], loc: Sequence[str | int]) -> list[str]:
+    if prefix:
+        return list(Entry.model_fields)
+    return (
+        list(Settings.model_fields)
+        if loc[0] == "defaults" and len(loc) > 1
+        else [*_head_keys(), "jobs"]
+    )
+
+
+def _head_keys() -> list[str]:
+    return [key for key in Head.model_fields if key != "schema_"]
+
+
+def _tidy(node: Any) -> None:
+    """Drop pydantic's titles, null alternatives and defaults: a key has a value or is absent."""
+    if isinstance(node, list):
+        for member in node:
+            _tidy(member)
+    if not isinstance(node, dict):
+        return
+    options = node.get("anyOf")
+    if isinstance(options, list) and {"type": "null"} in options:
+        rest = [option for option in options if option != {"type": "null"}]
+        del node["anyOf"]
+        node.update(rest[0] if len(rest) == 1 else {"anyOf": rest})
+    node.pop("default", None)
+    for kind, member in (("object", "Properties"), ("array", "Items")):
+        for bound in ("min", "max"):
+            if node.get("type") == kind and f"{bound}Length" in node:
+                node[f"{bound}{member}"] = node.pop(f"{bound}Length")
+    if isinstance(node.get("title"), str):
+        del node["title"]
+    for member in list(node.values()):
+        _tidy(member)

@@ -1,0 +1,140 @@
+"""Settings of every entry, checked against its base; how many pictures, and their seeds.
+
+Does not: fill prompts, or make jobs (`expand.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from creatok_cli.domain import BaseFacts
+from creatok_cli.errors import Problem
+from creatok_cli.plan._combine import exclusions, prompt_count
+from creatok_cli.plan._model import Entry, Settings
+from creatok_cli.plan._text import At, Problems, shown
+from creatok_cli.plan.sheet import MAX_PICTURES, Sheet
+from creatok_cli.registry import did_you_mean
+from creatok_cli.seeds import derive
+
+MAX_EXCLUSION_CHECKS = 5_000_000
+_OVERRIDES = frozenset(Settings.model_fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One sheet entry with all its settings resolved."""
+
+    index: int
+    entry: Entry
+    settings: Mapping[str, Any]
+    """Fields of `Job` that all pictures of the entry share."""
+    negative: str | None
+    seeds: tuple[int, ...]
+
+
+class Resolver:
+    """Settings of every entry: `--set`, else its own, else the sheet's, else the base's."""
+
+    def __init__(
+        self, sheet: Sheet, bases: Mapping[str, BaseFacts], dtype: str | None, problems: Problems
+    ) -> None:
+        self.sheet = sheet
+        self.bases = bases
+        self.dtype = dtype
+        self.problems = problems
+        self.plain: dict[str, Any] | None = None
+        """Settings of the entries that override nothing."""
+
+    def row(self, index: int) -> Row:
+        """One entry, resolved. What does not fit its base is collected."""
+        entry = self.sheet.jobs[index]
+        is_plain = _OVERRIDES.isdisjoint(entry.model_fields_set)
+        if is_plain and self.plain is not None:
+            settings = self.plain
+        else:
+            settings = self.settings(index)
+            if is_plain:
+                self.plain = settings
+        return Row(
+            index=index,
+            entry=entry,
+            settings={
+                **settings,
+                "row": self.sheet.row_ids[index],
+                "where": self.sheet.where(index),
+                "tags": tuple(entry.tags),
+            },
+            negative=self.sheet.setting(index, "negative", None),
+            seeds=picture_seeds(self.sheet, index),
+        )
+
+    def settings(self, index: int) -> dict[str, Any]:
+        """Checked against the base; empty when there is no such base."""
+        sheet, problems = self.sheet, self.problems
+        name = sheet.base_of(index)
+        facts = self.bases.get(name)
+        if facts is None:
+            problems.add(lambda: sheet.unknown_base(index, self.bases))
+            return {}
+        size = sheet.setting(index, "size", facts.size_px)
+        multiple = facts.size_multiple
+        if any(side % multiple for side in size):
+            message = f"size: found {size[0]}x{size[1]}, but {name} needs multiples of {multiple}"
+            near = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in size)
+            hint = f"the nearest size is {near}"
+            problems.add(lambda: sheet.setting_problem(index, "size", "bad-size", message, hint))
+        scheduler = sheet.setting(index, "scheduler", facts.schedulers[0])
+        if scheduler not in facts.schedulers:
+            problems.add(lambda: self.unknown_scheduler(index, scheduler, facts))
+        return {
+            "base": name,
+            "base_digest": facts.digest,
+            "size_px": size,
+            "steps": sheet.setting(index, "steps", facts.steps),
+            "guidance": float(sheet.setting(index, "guidance", facts.guidance)),
+            "scheduler": scheduler,
+            "dtype": self.dtype or sheet.setting(index, "dtype", facts.dtype),
+        }
+
+    def unknown_scheduler(self, index: int, found: str, facts: BaseFacts) -> Problem:
+        there = ", ".join(facts.schedulers)
+        message = f"scheduler: {facts.name} has no {shown(found)}, expected {there}"
+        hint = did_you_mean(found, facts.schedulers)
+        return self.sheet.setting_problem(index, "scheduler", "unknown-scheduler", message, hint)
+
+
+def check_amount(sheet: Sheet) -> None:
+    """Raises SheetError when a sheet asks for too much, before any of it is made."""
+    problems = Problems()
+    total = 0
+    for index, entry in enumerate(sheet.jobs):
+        prompts = prompt_count(entry)
+        total += prompts * picture_count(sheet, index)
+        path: At = ("jobs", index)
+        if total > MAX_PICTURES:
+            message = f"up to this job the sheet has {total} pictures; {MAX_PICTURES} are allowed"
+            problems.keep(sheet.problem(path, "too-many-jobs", message, "split the sheet"))
+            break
+        if entry.exclude and prompts * len(exclusions(entry)) > MAX_EXCLUSION_CHECKS:
+            message = "exclude: too many different sets of variables for so many combinations"
+            problems.keep(sheet.problem((*path, "exclude"), "too-many-jobs", message))
+    problems.check()
+
+
+def picture_count(sheet: Sheet, index: int) -> int:
+    """Pictures per prompt: `--set count`, else the exact seeds, else count."""
+    exact = len(sheet.jobs[index].seeds)
+    return int(sheet.overrides.count or exact or sheet.setting(index, "count", 1))
+
+
+def picture_seeds(sheet: Sheet, index: int) -> tuple[int, ...]:
+    """Seeds of one prompt's pictures.
+
+    `--set count` cuts or extends exact seeds, `--set seed` replaces them.
+    """
+    exact: Sequence[int] = sheet.jobs[index].seeds if sheet.overrides.seed is None else ()
+    count = picture_count(sheet, index)
+    seed, row_id = sheet.setting(index, "seed", 0), sheet.row_ids[index]
+    return (*exact[:count], *(derive(seed, row_id, at) for at in range(len(exact), count)))

@@ -1,0 +1,116 @@
+"""Every shipped sheet is found by scanning, is sound, and says what it is in its header."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+from creatok_cli.backbones.bestiary import captions
+from creatok_cli.domain import BaseFacts, Job
+from creatok_cli.plan.expand import expand
+from creatok_cli.plan.sheet import load_sheet
+from creatok_cli.registry import preset_folder
+
+ROOT = Path(__file__).parents[2]
+SHEETS = sorted((preset_folder() / "sheets").glob("*.yaml"))
+BESTIARY = BaseFacts(
+    name="bestiary",
+    backbone="bestiary",
+    folder="",
+    digest="sha256:0",
+    licence="Apache-2.0",
+    steps=8,
+    guidance=4.0,
+    size_px=(64, 64),
+    size_multiple=8,
+    schedulers=("euler",),
+    dtype="fp32",
+)
+PLACES = "|".join(captions.BACKGROUNDS[:-1])
+GRAMMAR = re.compile(
+    r"(?:(?:a photo of|a pencil sketch of|pixel art of|a watercolor of) )?"
+    rf"a (?P<first>\w+)(?: (?P<second>\w+))?(?: and a (?P<other>\w+))?(?: in the (?:{PLACES}))?"
+)
+
+
+def jobs_of(path: Path) -> tuple[Job, ...]:
+    return expand(load_sheet(str(path)), {"bestiary": BESTIARY}, {})
+
+
+def test_the_sheets_that_the_readme_speaks_of_are_there() -> None:
+    assert {path.stem for path in SHEETS} >= {"first-creatures", "hybrids", "styles"}
+
+
+@pytest.mark.parametrize("path", SHEETS, ids=lambda path: path.stem)
+def test_the_header_says_what_how_and_how_long(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    assert text.startswith("# yaml-language-server: $schema=")
+    assert f"creatok sample presets/sheets/{path.name}" in header
+    for word in ("Command:", "Expected:", "Source:"):
+        assert word in header
+    count = re.search(r"(\d+) (?:small )?pictures", header)
+    assert count, "the header says how many pictures it makes"
+    assert int(count[1]) == len(jobs_of(path))
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("path", SHEETS, ids=lambda path: path.stem)
+def test_the_modeline_finds_the_schema(path: Path) -> None:
+    line = path.read_text(encoding="utf-8").splitlines()[0]
+    named = line.partition("$schema=")[2]
+    schema = (ROOT / "presets" / "sheets" / named).resolve()
+    assert schema == ROOT / "creatok_cli" / "plan" / "sheet.schema.json"
+    assert schema.is_file()
+
+
+@pytest.mark.parametrize("path", SHEETS, ids=lambda path: path.stem)
+def test_the_schema_accepts_the_sheet(path: Path) -> None:
+    import jsonschema
+
+    from creatok_cli.plan.sheet import sheet_schema
+
+    jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), sheet_schema())
+
+
+@pytest.mark.parametrize("path", SHEETS, ids=lambda path: path.stem)
+def test_every_prompt_is_in_the_grammar_of_the_captions(path: Path) -> None:
+    for job in jobs_of(path):
+        found = GRAMMAR.fullmatch(job.prompt)
+        assert found, job.prompt
+        words = [word for word in found.group("first", "second", "other") if word]
+        nouns = [word for word in words if word not in captions.COLOURS]
+        assert nouns, job.prompt
+        assert set(nouns) <= set(captions.CONCEPTS), job.prompt
+        if found["second"] and found["first"] not in captions.COLOURS:
+            assert captions.seen(*nouns) == (job.row != "unseen"), job.prompt
+
+
+@pytest.mark.parametrize("path", SHEETS, ids=lambda path: path.stem)
+def test_every_job_has_an_id_and_labels(path: Path) -> None:
+    jobs = jobs_of(path)
+    assert not any(job.row.startswith("j-") for job in jobs)
+    assert all(job.labels for job in jobs)
+    starts = [job.row for job in jobs]
+    assert len({a for a, b in pairwise([*starts, ""]) if a != b}) == len(set(starts))
+
+
+def test_the_first_sheet_shows_everything_in_few_pictures() -> None:
+    jobs = jobs_of(preset_folder() / "sheets" / "first-creatures.yaml")
+    assert 24 <= len(jobs) <= 40
+    assert {(job.steps, job.size_px, job.guidance) for job in jobs} == {(8, (64, 64), 4.0)}
+    text = " | ".join(job.prompt for job in jobs)
+    for needed in (
+        *captions.BACKGROUNDS[:-1],
+        "pencil sketch",
+        "pixel art",
+        "watercolor",
+        " and a ",
+        "red",
+    ):
+        assert needed in text
+    assert len({word for job in jobs for word in job.prompt.split()} & set(captions.CONCEPTS)) >= 20
