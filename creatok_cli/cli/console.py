@@ -1,0 +1,229 @@
+"""Events become JSON lines or paths on standard output; errors and the summary close a command.
+
+Standard output is data, standard error is for people. Whatever happens, the last thing told is the
+summary. A reader that goes away (`| head`) never stops a run.
+
+Does not: decide exit codes (an event or an error carries its own) or know what a workflow is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TextIO
+
+from creatok_cli.cli.progress import (
+    Progress,
+    ProgressKind,
+    Silence,
+    Tally,
+    duration,
+    failure_line,
+    open_progress,
+    printable,
+)
+from creatok_cli.domain import Event, JobFailed, Notice, Planned, Summary
+from creatok_cli.errors import CreatokError, Interrupted, SheetError
+
+EVENT_SCHEMA = 1
+"""Rises when a field of an event changes its meaning or goes away."""
+LISTED_FAILURES = 20
+
+
+class Stream:
+    """A text stream whose reader may go away.
+
+    After a failed write the rest is dropped, and `error` says why.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write, or drop the text when an earlier write failed."""
+        if self.error is None:
+            try:
+                self._stream.write(text)
+            except OSError as error:
+                self._drop(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, and learn here that the reader is gone."""
+        if self.error is None:
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        # What is still buffered goes to the null device: Python's own last flush must not fail,
+        # it would end the process with code 120.
+        self.error = error
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def event_name(event: Event) -> str:
+    """`ImageWritten` is `image_written`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
+
+
+class Report:
+    """The one listener of a command: it shows events, errors and, last of all, the summary."""
+
+    def __init__(self, out: TextIO, err: TextIO, *, json_lines: bool) -> None:
+        self.out, self.err = out, err
+        self.json_lines = json_lines
+        self.quiet = False
+        self.tally = Tally()
+        self.progress: Progress = Silence(err)
+        self.resume = ""
+        self._summary: Summary | None = None
+        self._failures: list[JobFailed] = []
+
+    def begin(self, kind: ProgressKind, *, quiet: bool, resume: str) -> None:
+        """A workflow is about to start. `resume` is the command that would go on after a stop."""
+        self.quiet, self.resume = quiet, resume
+        self.progress = open_progress(kind, self.err, quiet=quiet, json_lines=self.json_lines)
+
+    @property
+    def underway(self) -> bool:
+        """Whether pictures are being drawn, so that stopping waits for the current step."""
+        return self.tally.drawing_s is not None and self._summary is None
+
+    @property
+    def told(self) -> bool:
+        """Whether a workflow ran, so that the exit code is its own."""
+        return self._summary is not None
+
+    def show(self, event: Event) -> None:
+        """Count an event and show it; a Summary waits for `finish`."""
+        if isinstance(event, Summary):
+            self._summary = event
+            return
+        self.tally.add(event)
+        if self.json_lines:
+            self._json(event_name(event), event_fields(event))
+        self.progress.show(event, self.tally)
+        match event:
+            case Planned(files=files) if files and not self.json_lines:
+                self.out.write(
+                    "".join(
+                        f"{'skip' if there else 'write'}  {printable(name)}\n"
+                        for name, there in files
+                    )
+                )
+            case JobFailed():
+                self._failures.append(event)
+            case Notice(level=level, message=message) if not self.json_lines and (
+                level == "warning" or not self.quiet
+            ):
+                self.progress.say(f"{level}: {message}")
+            case _:
+                pass
+
+    def fail(self, error: CreatokError, *, crash_file: str = "") -> None:
+        """An error ends the run: say it, and let the summary carry its code."""
+        if self.json_lines:
+            problems = (
+                [asdict(problem) for problem in error.problems]
+                if isinstance(error, SheetError)
+                else []
+            )
+            self._json(
+                "error",
+                {
+                    "code": error.code,
+                    "reason": error.reason,
+                    "message": str(error),
+                    "problems": problems,
+                    "crash_file": crash_file,
+                },
+            )
+        else:
+            self.progress.say(
+                str(error) if isinstance(error, SheetError) else f"error[{error.reason}]: {error}"
+            )
+        if self._summary is None:
+            self._summary = self.tally.summary(error, self.resume)
+        else:
+            self._summary = replace(
+                self._summary, code=error.code, reason=error.reason, retryable=error.retryable
+            )
+
+    def finish(self) -> int:
+        """Close the bar, say the summary as the last thing, and return the exit code."""
+        self.progress.close()
+        summary = self._summary
+        if summary is None:
+            return 0
+        if self.json_lines:
+            self._json("summary", asdict(summary))
+        else:
+            for name in summary.contact_sheets:
+                self.out.write(printable(name) + "\n")
+            self.out.flush()
+            if summary.code or not self.quiet:
+                self._say_summary(summary)
+        return summary.code
+
+    def _say_summary(self, summary: Summary) -> None:
+        err = Silence(self.err)
+        if summary.planned or not summary.code:
+            err.say(summary_line(summary))
+        if summary.code and summary.planned:
+            for failure in self._failures[:LISTED_FAILURES]:
+                err.say(f"  {failure_line(failure)}")
+            if len(self._failures) > LISTED_FAILURES:
+                err.say(f"  and {len(self._failures) - LISTED_FAILURES} more, all in the manifest")
+        if summary.code == Interrupted.code and self.tally.drawing_s is not None:
+            err.say(
+                "work in flight, at most one batch, was dropped; every finished picture is kept"
+            )
+        if summary.code and summary.resume:
+            err.say(f"go on with: {summary.resume}")
+
+    def _json(self, name: str, fields: Mapping[str, Any]) -> None:
+        self.out.write(json.dumps({"schema": EVENT_SCHEMA, "event": name, **fields}) + "\n")
+        self.out.flush()
+
+
+def event_fields(event: Event) -> dict[str, Any]:
+    """The fields of an event as JSON data; files of a dry run become objects."""
+    fields = asdict(event)
+    if isinstance(event, Planned):
+        fields["files"] = [{"file": name, "there": there} for name, there in event.files]
+    return fields
+
+
+def summary_line(summary: Summary) -> str:
+    """One line for people: counts, time, place."""
+    counts = f"{summary.done} drawn, {summary.skipped} already there, {summary.failed} failed"
+    if summary.remaining and not summary.code:
+        there = f"{summary.skipped} already there"
+        return f"{summary.planned} pictures planned, {there}; nothing was drawn"
+    left = f", {summary.remaining} remaining" if summary.remaining else ""
+    speed = f" ({summary.images_per_second:.2f} images/s)" if summary.done else ""
+    return (
+        f"{summary.done + summary.skipped} of {summary.planned} pictures in {summary.out}: "
+        f"{counts}{left}, in {duration(summary.seconds)}{speed}"
+    )
+
+
+@dataclass
+class Session:
+    """What `main` hands to a command: its words, the report, and the wish to stop."""
+
+    argv: Sequence[str]
+    report: Report
+    stop: threading.Event = field(default_factory=threading.Event)

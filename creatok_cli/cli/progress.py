@@ -1,0 +1,240 @@
+"""Where people see a run move: a Rich bar on a terminal, plain lines in a log, or nothing.
+
+A Tally counts the events, so that a run that breaks off still ends with an honest summary. Prompts,
+names and messages are data: they are never Rich markup, and control, bidi and surrogate characters
+are written as escapes.
+
+Does not: write to standard output, or import Rich before a bar is wanted.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO
+
+from creatok_cli.domain import Event, ImageWritten, JobFailed, Planned, Stage, Summary
+from creatok_cli.errors import CreatokError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+ProgressKind = Literal["auto", "bar", "plain", "none"]
+LINE_EVERY_S = 60.0
+LINE_EVERY_PERCENT = 1
+LINE_AT_MOST_EVERY_S = 1.0
+BAR_CELLS = 30
+
+
+def printable(text: str) -> str:
+    """The text with everything that could steer a terminal written as an escape; newlines stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char
+        if char == "\n" or char.isprintable()
+        else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@dataclass
+class Tally:
+    """What has happened so far, counted from the events."""
+
+    planned: int = 0
+    skipped: int = 0
+    todo: int = 0
+    done: int = 0
+    failed: int = 0
+    out: str = ""
+    started_s: float = field(default_factory=time.monotonic)
+    drawing_s: float | None = None
+
+    def add(self, event: Event) -> None:
+        """Count one event."""
+        match event:
+            case Planned():
+                self.planned, self.skipped, self.todo = event.planned, event.skipped, event.todo
+                self.out = event.out
+            case Stage(name="drawing"):
+                self.drawing_s = time.monotonic() if self.drawing_s is None else self.drawing_s
+            case ImageWritten():
+                self.done += 1
+            case JobFailed():
+                self.failed += 1
+            case _:
+                pass
+
+    def images_per_second(self) -> float:
+        """Mean since drawing began; 0 before the first picture."""
+        began_s = self.started_s if self.drawing_s is None else self.drawing_s
+        since_s = time.monotonic() - began_s
+        return self.done / since_s if self.done and since_s > 0 else 0.0
+
+    def line(self) -> str:
+        """`12/24 drawn, 0 failed, 0.65 images/s, 18 s left`."""
+        left = self.todo - self.done - self.failed
+        rate = self.images_per_second()
+        ahead = f", {rate:.2f} images/s, {duration(left / rate)} left" if rate and left > 0 else ""
+        return f"{self.done}/{self.todo} drawn, {self.failed} failed{ahead}"
+
+    def summary(self, error: CreatokError, resume: str) -> Summary:
+        """The summary of a run that ended with an error."""
+        remaining = self.planned - self.skipped - self.done - self.failed
+        return Summary(
+            planned=self.planned,
+            done=self.done,
+            skipped=self.skipped,
+            failed=self.failed,
+            remaining=remaining,
+            out=self.out,
+            seconds=round(time.monotonic() - self.started_s, 3),
+            images_per_second=round(self.images_per_second(), 4),
+            code=error.code,
+            reason=error.reason,
+            retryable=error.retryable,
+            resume=resume if remaining else "",
+        )
+
+
+class Progress(Protocol):
+    """Where people see a run move."""
+
+    def show(self, event: Event, tally: Tally) -> None:
+        """An event has been counted."""
+
+    def say(self, text: str) -> None:
+        """One line, above a bar if there is one."""
+
+    def close(self) -> None:
+        """Take the bar away."""
+
+
+class Silence:
+    """No progress at all; lines that must be said still are."""
+
+    def __init__(self, err: TextIO) -> None:
+        self._err = err
+
+    def show(self, event: Event, tally: Tally) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """One line on standard error."""
+        self._err.write(printable(text) + "\n")
+        self._err.flush()
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Lines(Silence):
+    """A line per stage, and one per minute or percent, at most one a second: for logs and farms."""
+
+    def __init__(self, err: TextIO) -> None:
+        super().__init__(err)
+        self._said_s = 0.0
+        self._percent = 0
+
+    def show(self, event: Event, tally: Tally) -> None:
+        """Say the stage, or how far the run is when it is time again."""
+        if isinstance(event, Stage):
+            self.say(stage_line(event))
+        if isinstance(event, JobFailed):
+            self.say(failure_line(event))
+        if isinstance(event, ImageWritten | JobFailed) and tally.todo:
+            now_s = time.monotonic()
+            finished = tally.done + tally.failed
+            percent = 100 * finished // tally.todo
+            moved = (
+                percent >= self._percent + LINE_EVERY_PERCENT
+                and now_s >= self._said_s + LINE_AT_MOST_EVERY_S
+            )
+            if moved or now_s >= self._said_s + LINE_EVERY_S or finished == tally.todo:
+                self._said_s, self._percent = now_s, percent
+                self.say(tally.line())
+
+
+class Bar(Silence):
+    """A Rich bar with images/s, remaining time and failures. Rich is imported on first use."""
+
+    def __init__(self, err: TextIO) -> None:
+        super().__init__(err)
+        self._bar = open_rich_progress(err)
+        self._task = self._bar.add_task("checking", total=None, rest="")
+        self._bar.start()
+
+    def show(self, event: Event, tally: Tally) -> None:
+        """Move the bar."""
+        if isinstance(event, Stage):
+            self._bar.update(self._task, description=printable(stage_line(event)))
+        if isinstance(event, JobFailed):
+            self.say(failure_line(event))
+        self._bar.update(
+            self._task,
+            total=tally.todo or None,
+            completed=tally.done + tally.failed,
+            rest=tally.line() if tally.todo else "",
+        )
+
+    def say(self, text: str) -> None:
+        """One line above the bar."""
+        from rich.text import Text
+
+        self._bar.console.print(Text(printable(text)), soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the last state of the bar behind."""
+        self._bar.stop()
+
+
+def stage_line(stage: Stage) -> str:
+    """`loading bestiary`."""
+    return f"{stage.name} {stage.detail}".rstrip()
+
+
+def failure_line(failure: JobFailed) -> str:
+    """`sheet.yaml:12:5: failed[non-finite]: job boar-03: message`."""
+    place = f"{failure.where}: " if failure.where else ""
+    return f"{place}failed[{failure.kind}]: job {failure.row}: {failure.message}"
+
+
+def open_rich_progress(err: TextIO) -> RichProgress:
+    """A Rich progress display without markup, on a console that never ends the process."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    class Patient(Console):
+        def on_broken_pipe(self) -> None:
+            # Rich would end the process here, and a run must not end because nobody looks.
+            self.quiet = True
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=BAR_CELLS),
+        TextColumn("{task.fields[rest]}", markup=False),
+        console=Patient(file=err, markup=False, highlight=False, emoji=False),
+        refresh_per_second=5,
+    )
+
+
+def open_progress(kind: ProgressKind, err: TextIO, *, quiet: bool, json_lines: bool) -> Progress:
+    """The display for a kind; `auto` is a bar on a terminal, else lines, and none beside JSON."""
+    if quiet or kind == "none" or (kind == "auto" and json_lines):
+        return Silence(err)
+    terminal = err.isatty() and os.environ.get("TERM") != "dumb"
+    return Bar(err) if kind == "bar" or (kind == "auto" and terminal) else Lines(err)

@@ -1,0 +1,224 @@
+"""README, CHANGELOG and help say what is true: flags, keys, codes, files, examples and commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from creatok_cli import __version__, errors
+from creatok_cli.cli.app import app, run
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FIRST = "pipx run --spec . creatok sample presets/sheets/first-creatures.yaml"
+SECOND = "pipx run --spec '.[dev]' pytest"
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of README in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def section(title: str) -> str:
+    """The text of README from a heading to the next one of its level."""
+    level, _, _ = title.partition(" ")
+    found = re.search(
+        rf"^{re.escape(title)}\n(.*?)(?=^{level} |\Z)", README, re.MULTILINE | re.DOTALL
+    )
+    assert found, f"README has no section {title!r}"
+    return found[1]
+
+
+def readme_commands() -> list[str]:
+    """Every line of a shell block that starts with `creatok `."""
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("creatok ")]
+
+
+def options() -> Iterator[tuple[str, str]]:
+    """(command, flag) of every command's every flag."""
+    group = typer.main.get_group(app)
+    for name, command in group.commands.items():
+        for param in command.params:
+            for flag in param.opts:
+                if flag.startswith("-"):
+                    yield name, flag
+
+
+def tracked() -> list[str]:
+    """The files of the checkout that git knows or would add; of an unpacked archive, all."""
+    if (ROOT / ".git").exists():
+        words = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+    return [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file()]
+
+
+def shown(name: str) -> str:
+    """How the file tree of README shows a file: weights and outer folders as folders."""
+    parts = name.split("/")
+    if "weights" in parts:
+        return "/".join(parts[: parts.index("weights") + 1]) + "/"
+    if parts[0] == "creatok_cli":
+        is_init = parts[-1] == "__init__.py" and len(parts) > 2
+        return "/".join(parts[:-1]) + "/" if is_init else name
+    return name if len(parts) < 3 else "/".join(parts[:2]) + "/"
+
+
+def with_folders(names: set[str]) -> set[str]:
+    """The names and all folders above them."""
+    above = set()
+    for name in names:
+        parts = name.rstrip("/").split("/")
+        above |= {"/".join(parts[:count]) + "/" for count in range(1, len(parts))}
+    return names | above
+
+
+def readme_tree() -> dict[str, str]:
+    """Path -> purpose, from the indented block under `## File tree`."""
+    block = re.search(r"^```\n(.*?)^```$", section("## File tree"), re.MULTILINE | re.DOTALL)
+    assert block
+    tree: dict[str, str] = {}
+    above: list[str] = []
+    for line in block[1].splitlines():
+        depth = (len(line) - len(line.lstrip(" "))) // 2
+        name, _, purpose = line.strip().partition("  ")
+        above[depth:] = [name]
+        tree["".join(above)] = purpose.strip()
+    return tree
+
+
+def test_the_file_tree_is_the_tree() -> None:
+    tree = readme_tree()
+    real = with_folders({shown(name) for name in tracked()})
+    assert sorted(real - tree.keys()) == [], "files that README does not show"
+    assert sorted(tree.keys() - real) == [], "files that only README knows"
+    assert [path for path, purpose in tree.items() if not purpose] == []
+
+
+@pytest.mark.parametrize(("command", "flag"), list(options()))
+def test_every_flag_is_explained(command: str, flag: str) -> None:
+    assert f"`{flag}" in section(f"## `creatok {command}`")
+
+
+def test_every_key_of_a_sheet_is_explained() -> None:
+    from creatok_cli.plan.sheet import sheet_schema
+
+    text = section("### Sheets")
+    schema = sheet_schema()
+    keys = set(schema["properties"]) - {"$schema"}
+    for definition in schema["definitions"].values():
+        keys |= set(definition.get("properties", {}))
+    missing = [key for key in sorted(keys) if not re.search(rf"`[^`]*\b{key}\b[^`]*`", text)]
+    assert missing == []
+
+
+def test_every_exit_code_is_explained() -> None:
+    codes = {0, 1}
+    pending = [errors.CreatokError]
+    while pending:
+        kind = pending.pop()
+        codes.add(kind.code)
+        pending.extend(kind.__subclasses__())
+    rows = re.findall(r"^\| (\d+) \|", section("### Exit codes"), re.MULTILINE)
+    assert {int(row) for row in rows} == codes
+
+
+def test_ci_runs_the_two_commands_of_readme() -> None:
+    assert [block.strip() for block in blocks("sh")][:2] == [FIRST, SECOND]
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert f"readme '{FIRST}'" in script
+    assert f'readme "{SECOND}"' in script
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_links_and_pictures_of_readme_exist() -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", README)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert sum(link.endswith(".png") for link in links) >= 3
+
+
+def test_no_number_is_left_to_fill_in() -> None:
+    assert re.findall(r"<!-- number:[^>]*-->", README) == []
+
+
+def test_the_changelog_knows_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## \[([^]]+)\]", text, re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert __version__ in headings
+    kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Fixed", "Removed", "Security", "Pixels"}
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with README's sheet in it, in which its commands run one after the other."""
+    folder = tmp_path_factory.mktemp("studio")
+    sheets = blocks("yaml")
+    assert len(sheets) == 1
+    (folder / "my-sheet.yaml").write_text(sheets[0], encoding="utf-8")
+    return folder
+
+
+def test_readme_has_commands_to_run() -> None:
+    assert len(readme_commands()) >= 6
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_the_commands_of_readme_work(
+    line: str, studio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(studio)
+    assert run(shlex.split(line)[1:]) == 0
+
+
+@pytest.fixture
+def outsider(tmp_path: Path) -> Path:
+    """An installed package whose plug-ins are the Python examples of README."""
+    sink, base = blocks("python")
+    (tmp_path / "csv_index.py").write_text(sink, encoding="utf-8")
+    (tmp_path / "speckle.py").write_text(base, encoding="utf-8")
+    info = tmp_path / "outsider-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outsider\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[creatok_cli.sinks]\ncsv_index = csv_index\n\n[creatok_cli.backbones]\nspeckle = speckle\n"
+    )
+    return tmp_path
+
+
+def test_the_plugins_of_readme_work(outsider: Path) -> None:
+    sheet = outsider / "noise.yaml"
+    sheet.write_text("version: 1\njobs:\n  - {id: a, prompt: anything, count: 3}\n")
+    words = ["sample", "noise.yaml", "--base", "speckle", "--sink", "csv_index", "--device", "cpu"]
+    result = subprocess.run(
+        [sys.executable, "-m", "creatok_cli", *words],
+        cwd=outsider,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(outsider)])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    out = outsider / "out" / "noise"
+    assert len(list(out.glob("a/*.png"))) == 3
+    assert (out / "contact-sheet.png").exists()
+    assert len((out / "index.csv").read_text().splitlines()) == 3
+
+
+def test_the_ci_script_is_sound_bash() -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash on this system")
+    subprocess.run([bash, "-n", str(ROOT / ".ci/run")], check=True)
