@@ -1,0 +1,295 @@
+"""Contact sheets: all pictures of a run on labelled pages, in plan order.
+
+One block per prompt with its pictures side by side, under the name of its sheet entry. Small
+pictures are enlarged by a whole factor. Pages are bounded in pixels and carry a digest of what they
+show, so an unchanged page is not drawn again. Colours and sizes are set by eye.
+
+Does not: contain a time; show what was never tried; touch the pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, PngImagePlugin
+
+from creatok_cli import __version__, durable
+from creatok_cli.domain import Failed, Plan, Rendered
+from creatok_cli.hashing import sha256_hex
+from creatok_cli.sinks._layout import (
+    BLOCK_GAP,
+    CAPTION_PX,
+    ENTRY_PX,
+    GAP,
+    MARGIN,
+    PROMPT_PX,
+    TITLE_PX,
+    Strip,
+    cut_pages,
+    font,
+    foot_height,
+    head_height,
+    label_lines,
+    line_height,
+    readable,
+    shortened,
+)
+from creatok_cli.sinks._ledger import Picture, pictures
+from creatok_cli.sinks._metadata import MAX_FILE, MAX_PIXELS, json_bytes
+from creatok_cli.sinks.base import Output
+
+LAYOUT = 1
+"""Rises with the look, so that old pages are drawn again."""
+DIGEST_KEYWORD = "creatok-sheet"
+
+BACKGROUND, TILE_GROUND = (24, 25, 28), (36, 38, 43)
+TEXT, MUTED, ACCENT, RULE = (236, 236, 240), (150, 153, 163), (240, 190, 90), (58, 61, 68)
+FAULT = (226, 110, 98)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """Sizes in pixels. 8 prompts with one tile of 192 px each, or 2 with 4, fill a line."""
+
+    content_width_px: int = 1760
+    page_height_px: int = 3400
+    tile_px: int = 192
+    """Small pictures grow by the largest whole factor that stays within this."""
+    tile_max_px: int = 256
+    """Larger pictures shrink to this."""
+
+
+def build(spec: Spec, out: Output, plan: Plan) -> ContactSheetSink:
+    """A sink that draws its pages when it is closed."""
+    return ContactSheetSink(spec, out, plan)
+
+
+class ContactSheetSink:
+    """Draws `contact-sheet.png`, or `contact-sheet-001.png` and so on where one page is not
+    enough."""
+
+    def __init__(self, spec: Spec, out: Output, plan: Plan) -> None:
+        self._spec, self._out, self._plan = spec, out, plan
+
+    def write(self, result: Rendered) -> None:
+        """Nothing: pages are derived from the manifest."""
+
+    def fail(self, failed: Failed) -> None:
+        """Nothing: see `write`."""
+
+    def close(self) -> None:
+        """Draws the pages that changed and removes those that no longer exist."""
+        if self._out.stopped:
+            return
+        shown = pictures(self._plan, self._out.ledger)
+        pages = cut_pages(self._spec, shown)
+        names = page_names(len(pages))
+        facts = Facts.of(self._plan.sheet, shown)
+        for number, (name, page) in enumerate(zip(names, pages, strict=True), start=1):
+            digest = page_digest(facts, page, number, len(pages))
+            if digest_of(self._out, name) != digest:
+                self._check_ours(name)
+                image, is_whole = draw_page(self._out, facts, page, number, len(pages))
+                # A page with a hole has no digest of ours, so the next run draws it again.
+                data = page_bytes(image, digest if is_whole else "incomplete")
+                durable.replace_derived(self._out.folder, name, data, writer=self._out.writer)
+        self._out.derived += names
+        self._remove_stale(set(names))
+
+    def _check_ours(self, name: str) -> None:
+        """A picture or a stranger's file of that name is never replaced."""
+        path = self._out.folder / name
+        if os.path.lexists(path) and not digest_of(self._out, name):
+            raise FileExistsError(f"{name} is no contact sheet of creatok; move it away")
+
+    def _remove_stale(self, names: set[str]) -> None:
+        """Pages of an earlier, longer plan: only files that carry our digest."""
+        for path in sorted(self._out.folder.glob("contact-sheet*.png")):
+            if path.name not in names and digest_of(self._out, path.name):
+                durable.remove(self._out.folder, path.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What head and foot of every page say."""
+
+    sheet: str
+    done: int
+    failed: int
+    origin: str
+
+    @classmethod
+    def of(cls, sheet: str, shown: Sequence[Picture]) -> Facts:
+        bases: dict[str, None] = {}
+        for picture in shown:
+            if picture.line.status == "done" and picture.line.base:
+                licence = picture.line.licence
+                bases[picture.line.base + (f" ({licence})" if licence else "")] = None
+        done = sum(picture.line.status == "done" for picture in shown)
+        return cls(
+            sheet=sheet, done=done, failed=len(shown) - done, origin=", ".join(list(bases)[:4])
+        )
+
+
+def page_names(count: int) -> list[str]:
+    """One page has no number."""
+    if count == 1:
+        return ["contact-sheet.png"]
+    return [f"contact-sheet-{number:03d}.png" for number in range(1, count + 1)]
+
+
+def page_digest(facts: Facts, page: Sequence[Strip], number: int, count: int) -> str:
+    """sha256 over all that decides a page's pixels."""
+    shows = [
+        [strip.heading]
+        + [
+            [block.label, block.tile]
+            + [
+                [p.line.file, p.line.seed, p.line.status, p.line.kind, p.line.pixels]
+                for p in block.pictures
+            ]
+            for block in strip.blocks
+        ]
+        for strip in page
+    ]
+    who = [facts.sheet, facts.done, facts.failed, facts.origin, number, count]
+    return sha256_hex(json_bytes([LAYOUT, __version__, who, shows]))
+
+
+def digest_of(out: Output, name: str) -> str:
+    """The digest in a page's head, empty if it is no page of ours."""
+    try:
+        with durable.place(out.folder, name) as spot, durable.reading(spot) as (fd, _):
+            with open(fd, "rb", closefd=False) as file:
+                head = file.read(400)
+    except OSError:
+        return ""
+    _, found, rest = head.partition(DIGEST_KEYWORD.encode() + b"\x00")
+    return rest[:64].decode("ascii", "replace") if found else ""
+
+
+def page_bytes(image: Image.Image, digest: str) -> bytes:
+    """The PNG of a page with its digest right after the header."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text(DIGEST_KEYWORD, digest)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=3, pnginfo=info)
+    return buffer.getvalue()
+
+
+def draw_page(
+    out: Output, facts: Facts, page: Sequence[Strip], number: int, count: int
+) -> tuple[Image.Image, bool]:
+    """One page, as wide as its widest strip, and whether every finished picture could be shown."""
+    widest = max((strip.width for strip in page if strip.blocks), default=0)
+    width = max(widest, 560) + 2 * MARGIN
+    height = head_height() + sum(strip.height for strip in page) + foot_height()
+    image = Image.new("RGB", (width, height), BACKGROUND)
+    pen = ImageDraw.Draw(image)
+    draw_head(pen, facts, width, number, count)
+    y, is_whole = head_height(), True
+    for strip in page:
+        if strip.heading:
+            draw_heading(pen, strip.heading, width, y)
+        else:
+            is_whole &= draw_strip(out, image, pen, strip, y)
+        y += strip.height
+    foot = f"made with creatok {__version__}, an AI system"
+    if facts.origin:
+        foot += f"; base {facts.origin}"
+    put(pen, (MARGIN, height - MARGIN - 4), foot, CAPTION_PX, MUTED, width - 2 * MARGIN)
+    return image, is_whole
+
+
+def draw_head(pen: ImageDraw.ImageDraw, facts: Facts, width: int, number: int, count: int) -> None:
+    put(pen, (MARGIN, MARGIN - 6), readable(facts.sheet), TITLE_PX, TEXT, width - 2 * MARGIN)
+    parts = [f"{facts.done} picture" + ("s" if facts.done != 1 else "")]
+    if facts.failed:
+        parts.append(f"{facts.failed} failed")
+    if count > 1:
+        parts.append(f"page {number} of {count}")
+    where = (MARGIN, MARGIN + TITLE_PX + 10)
+    put(pen, where, "   ".join(parts), CAPTION_PX + 2, MUTED, width - 2 * MARGIN)
+
+
+def draw_heading(pen: ImageDraw.ImageDraw, text: str, width: int, y: int) -> None:
+    pen.line([(MARGIN, y), (width - MARGIN, y)], fill=RULE, width=1)
+    put(pen, (MARGIN, y + 12), text, ENTRY_PX, ACCENT, width - 2 * MARGIN)
+
+
+def draw_strip(
+    out: Output, image: Image.Image, pen: ImageDraw.ImageDraw, strip: Strip, y: int
+) -> bool:
+    x, is_whole = MARGIN, True
+    top = y + strip.label_lines * line_height(PROMPT_PX) + 8
+    for block in strip.blocks:
+        lines = label_lines(block)
+        # Labels stand on the pictures, so short ones move down beside long ones.
+        text_y = top - 8 - len(lines) * line_height(PROMPT_PX)
+        for line in lines:
+            put(pen, (x, text_y), line, PROMPT_PX, TEXT, block.width)
+            text_y += line_height(PROMPT_PX)
+        for offset, picture in enumerate(block.pictures):
+            left = x + offset * (block.tile[0] + GAP)
+            is_whole &= draw_tile(out, image, pen, picture, block.tile, (left, top))
+        x += block.width + BLOCK_GAP
+    return is_whole
+
+
+def draw_tile(
+    out: Output,
+    image: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    picture: Picture,
+    tile: tuple[int, int],
+    at: tuple[int, int],
+) -> bool:
+    """The picture with its caption, or what happened to it; False if it should be there."""
+    width, height = tile
+    shown = load_tile(out, picture, tile) if picture.line.status == "done" else None
+    if shown is not None:
+        image.paste(shown, at)
+    else:
+        corner = (at[0] + width - 1, at[1] + height - 1)
+        pen.rectangle((at, corner), fill=TILE_GROUND, outline=FAULT)
+        word = f"failed: {picture.line.kind}" if picture.line.status == "failed" else "missing"
+        put(pen, (at[0] + 10, at[1] + height // 2 - 8), word, CAPTION_PX + 1, FAULT, width - 20)
+    stem = picture.job.name.rpartition("/")[2]
+    caption = f"{stem}  seed {picture.job.seed}"
+    if font(CAPTION_PX).getlength(caption) > width:
+        caption = stem
+    put(pen, (at[0], at[1] + height + 4), caption, CAPTION_PX, MUTED, width)
+    return shown is not None or picture.line.status == "failed"
+
+
+def load_tile(out: Output, picture: Picture, tile: tuple[int, int]) -> Image.Image | None:
+    """The picture at its size on the page; None if it is gone or no picture."""
+    try:
+        data = durable.read_file(out.folder, picture.line.file, limit=MAX_FILE)
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                return None
+            rgba = opened.convert("RGBA")
+    except (OSError, SyntaxError, ValueError):
+        return None
+    if rgba.size != tile:
+        grows = tile[0] >= rgba.width
+        rgba = rgba.resize(tile, Image.Resampling.BICUBIC if grows else Image.Resampling.LANCZOS)
+    ground = Image.new("RGBA", tile, (*TILE_GROUND, 255))
+    return Image.alpha_composite(ground, rgba).convert("RGB")
+
+
+def put(
+    pen: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    text: str,
+    size_px: int,
+    colour: tuple[int, int, int],
+    width: int,
+) -> None:
+    """Text that never leaves its width."""
+    face = font(size_px)
+    pen.text(at, shortened(text, face, width), font=face, fill=colour)

@@ -1,0 +1,289 @@
+"""Sheet -> pictures: the workflow behind `creatok sample`.
+
+Everything that can be wrong with a sheet, a token or a base is found before a weight is read; torch
+is imported only when something is left to draw. `replay` draws one picture again from the recipe
+that it carries.
+
+Does not: print, exit, or know a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from creatok_cli import config, registry
+from creatok_cli.backbones._weights import resolve
+from creatok_cli.domain import BaseFacts, Batch, Event, Failed, Job, Plan, Rendered, Stage
+from creatok_cli.errors import DigestMismatch, InputError, TokenMissing, UnknownName
+from creatok_cli.plan.batches import make_plan, shard
+from creatok_cli.plan.expand import expand
+from creatok_cli.plan.names import name_fault, slug
+from creatok_cli.plan.sheet import Sheet, load_sheet
+from creatok_cli.sinks._metadata import MAX_FILE, NotOurs, NotWhole, job_of, read_recipe
+from creatok_cli.sinks.base import MetadataMode
+from creatok_cli.tokens.file import read_header
+from creatok_cli.workflows._plan_file import group_name, planned_classes
+from creatok_cli.workflows._run import DERIVED, Begin, Drawn, Stop, Task, run
+from creatok_cli.workflows._sort import Overwrite
+from creatok_cli.workflows._verify import rehearse, verify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRequest:
+    """What `creatok sample` was asked. Only `base`, `sets` and `precision` touch pixels."""
+
+    sheet: str = ""
+    """Path of a sheet, or `-`."""
+    out: Path | None = None
+    """Default: `out/` and the name of the sheet."""
+    base: str | None = None
+    sets: Sequence[str] = ()
+    """`key=value` texts."""
+    only: str | None = None
+    """Glob over job ids and tags."""
+    shard: tuple[int, int] | None = None
+    """(K, N)."""
+    batch_size: int | None = None
+    """None: what the folder was begun with, else what the base advises."""
+    device: str = "auto"
+    precision: str | None = None
+    dry_run: bool = False
+    overwrite: Overwrite = "skip"
+    fail_fast: bool = False
+    verify: bool = False
+    executor: str = "local"
+    sinks: Sequence[str] = ()
+    """Beside png, manifest, contact sheet and gallery."""
+    metadata: MetadataMode = "full"
+    stdin: BinaryIO | None = None
+    resume_command: str = ""
+    stop: Stop | None = None
+
+
+def sample(request: SampleRequest) -> Iterator[Event]:
+    """Draws what a sheet asks and its folder misses.
+
+    The last event is a Summary, also of a partial or interrupted run. Raises CreatokError: before
+    the first event for what is wrong with the request, after the Summary for what ended the run.
+    """
+    sheet = load_sheet(
+        request.sheet,
+        stdin=request.stdin,
+        overrides=config.parse_set(request.sets),
+        base=request.base,
+    )
+    facts = base_facts(sheet)
+    files = token_files(sheet)
+    ids = {word: identity for word, (identity, _) in files.items()}
+    jobs = expand(sheet, facts, ids, only=request.only, dtype=request.precision)
+    every = jobs
+    if request.only is not None:
+        every = expand(sheet, facts, ids, dtype=request.precision)
+    out = request.out or Path("out") / sheet.name
+    sizes = batch_classes(out, facts, request.batch_size)
+    plan = whole = make_plan(jobs, sheet=sheet.name, batch_class=sizes)
+    if request.only is not None:
+        whole = make_plan(every, sheet=sheet.name, batch_class=sizes)
+    if request.shard is not None:
+        plan = shard(plan, *request.shard)
+    drawer = Drawer(
+        bases={each.digest: each for each in facts.values()},
+        tokens=dict(files.values()),
+        request=request,
+    )
+    yield from start(request, plan, whole, out, drawer, sinks=(*DERIVED, *request.sinks))
+
+
+def start(
+    request: SampleRequest,
+    plan: Plan,
+    whole: Plan,
+    out: Path,
+    drawer: Drawer,
+    *,
+    sinks: Sequence[str],
+) -> Iterator[Event]:
+    """A rehearsal, a check or a run of a plan, as the request says."""
+    for name in sinks:
+        registry.describe("sinks", name)
+    registry.describe("executors", request.executor)
+    task = Task(
+        plan=plan,
+        whole=whole,
+        out=out,
+        draw=drawer,
+        overwrite=request.overwrite,
+        fail_fast=request.fail_fast,
+        metadata=request.metadata,
+        sinks=sinks,
+        device=request.device,
+        resume=request.resume_command,
+        stop=request.stop,
+    )
+    if request.dry_run:
+        return rehearse(task)
+    return verify(task) if request.verify else run(task)
+
+
+def base_facts(sheet: Sheet) -> dict[str, BaseFacts]:
+    """Facts of the bases that the sheet names. Raises ModelMissing, Refused, DigestMismatch."""
+    facts: dict[str, BaseFacts] = {}
+    for name in sheet.base_names():
+        try:
+            facts[name] = resolve(name)
+        except UnknownName:
+            # `expand` does not find it either and tells it with its line.
+            continue
+    return facts
+
+
+def token_files(sheet: Sheet) -> dict[str, tuple[str, str]]:
+    """Word -> (artefact id, path) of every declared token; only headers are read, without torch."""
+    found: dict[str, tuple[str, str]] = {}
+    for word, name in sheet.tokens.items():
+        path = str(sheet.folder / name)
+        found[word] = (read_header(path).id, path)
+    return found
+
+
+def batch_classes(
+    out: Path, facts: Mapping[str, BaseFacts], asked: int | None
+) -> Callable[[Job], int]:
+    """The batch class of a job: asked for, else the folder's, else the base's for its size."""
+    known = planned_classes(out) if asked is None else {}
+    by_digest = {each.digest: each for each in facts.values()}
+
+    def size(job: Job) -> int:
+        if asked is not None:
+            return asked
+        kept = known.get(group_name(job))
+        return kept if kept else by_digest[job.base_digest].batch_class(job.size_px)
+
+    return size
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Says which batch is about to be drawn, on the machine that holds the folder only."""
+
+    render: Callable[[Batch], list[Rendered | Failed]]
+    begin: Begin | None
+
+    def __call__(self, batch: Batch) -> list[Rendered | Failed]:
+        if self.begin is not None:
+            self.begin(batch)
+        return self.render(batch)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Elsewhere there is no folder to write to, and the engine counts its own deaths.
+        return Begun, (self.render, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawer:
+    """Opens renderer and engine when something is left to draw: torch is imported here."""
+
+    bases: Mapping[str, BaseFacts]
+    """By digest."""
+    tokens: Mapping[str, str]
+    """Path by artefact id."""
+    request: SampleRequest
+
+    def __call__(self, todo: Plan, batches: Iterable[Batch], begin: Begin) -> Iterator[Drawn]:
+        names = dict.fromkeys(batch.group.base for batch in todo.batches)
+        yield Stage(name="loading", detail=", ".join(names))
+        from creatok_cli.backbones.base import pick_device
+        from creatok_cli.render import OpenBase, Renderer
+
+        request = self.request
+        device = pick_device(request.device)
+        renderer = Renderer(
+            OpenBase(self.bases, device), device=device, tokens=self.tokens, stop=request.stop
+        )
+        renderer.prepare(todo)
+        module = registry.get("executors", request.executor)
+        engine = module.build(module.Spec())
+        yield from renderer.check(todo)
+        yield Stage(name="drawing", detail=f"{len(todo.batches)} batches on {device}")
+        yield from engine.run(batches, Begun(renderer.render, begin))
+
+
+def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:
+    """Draws one picture again from the recipe that it carries, into `out/replay` by default.
+
+    On the same stack the bytes are those of the original: the batch class comes from the picture,
+    too. Raises InputError for a picture without a full recipe, DigestMismatch if recipe, base or
+    render version differ.
+    """
+    path = Path(image)
+    recipe = read_picture(path)
+    try:
+        job = job_of(recipe)
+    except NotOurs as error:
+        if "recipe" not in recipe:
+            raise InputError(f"{path}: {error}; it cannot be drawn again from that") from error
+        raise DigestMismatch(f"{path}: {error}") from error
+    if job.tokens or job.weights or job.init_image is not None:
+        needed = ", ".join([word for word, _ in job.tokens] or ["LoRA weights or an input picture"])
+        raise TokenMissing(f"{path}: its recipe needs {needed}: draw its sheet instead")
+    facts = replay_base(request.base or job.base, job, path)
+    stem = slug(path.stem)
+    job = replace(
+        job,
+        base=facts.name,
+        row="replay",
+        name=stem if name_fault(stem) is None else job.key.rpartition(":")[2][:8],
+        where=str(path),
+    )
+    drawn_as = recipe.get("class")
+    size = request.batch_size or (drawn_as if type(drawn_as) is int and drawn_as > 0 else 0)
+    plan = make_plan([job], sheet="replay", batch_class=size or facts.batch_class(job.size_px))
+    out = request.out or Path("out") / "replay"
+    drawer = Drawer(bases={facts.digest: facts}, tokens={}, request=request)
+    yield from start(request, plan, plan, out, drawer, sinks=tuple(request.sinks))
+
+
+def replay_base(name: str, job: Job, path: Path) -> BaseFacts:
+    """The base of a picture, if it is still the one that drew it."""
+    try:
+        facts = resolve(name)
+    except UnknownName as error:
+        raise UnknownName(
+            f"{path} was drawn with base {name}: {error}; give it with --base"
+        ) from error
+    if facts.digest != job.base_digest:
+        raise DigestMismatch(
+            f"{path} was drawn with {job.base_digest[:19]}, but base {name} is "
+            f"{facts.digest[:19]}; give the right one with --base"
+        )
+    return facts
+
+
+def read_picture(path: Path) -> dict[str, Any]:
+    """The recipe chunk of a local picture: PNG by content, a regular file, bounded; never decoded.
+
+    Raises InputError.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(fd, "rb") as file:
+            facts = os.fstat(fd)
+            if not stat.S_ISREG(facts.st_mode):
+                raise InputError(f"{path}: is no regular file")
+            if facts.st_size > MAX_FILE:
+                raise InputError(f"{path}: is larger than {MAX_FILE >> 20} MiB")
+            data = file.read(MAX_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: the picture cannot be read: {reason}") from error
+    try:
+        return read_recipe(data)
+    except (NotWhole, NotOurs) as error:
+        raise InputError(
+            f"{path}: {error}; only PNG files of creatok can be drawn again"
+        ) from error
