@@ -149,18 +149,8 @@ class Run:
         minimised.
 
         Raises RuntimeError at the first non-finite loss; the last checkpoint stays. An interrupt
-        saves before it goes on.
+        between two steps saves first.
         """
-        try:
-            self._train(loss_of, minutes_between_saves)
-        except KeyboardInterrupt:
-            self.save()
-            raise
-        self.save()
-
-    def _train(
-        self, loss_of: Callable[[int], Mapping[str, Tensor]], minutes_between_saves: float
-    ) -> None:
         began, first, saved = time.monotonic(), self.step, time.monotonic()
         sums: dict[str, float] = {}
         counted = 0
@@ -168,10 +158,15 @@ class Run:
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
                     group["lr"] = self.rate()
-            losses = loss_of(self.step)
-            if not torch.isfinite(losses["loss"]):
-                raise RuntimeError(f"{self.stage}: loss is not finite at step {self.step}")
-            losses["loss"].backward()
+            try:
+                losses = loss_of(self.step)
+                if not torch.isfinite(losses["loss"]):
+                    raise RuntimeError(f"{self.stage}: loss is not finite at step {self.step}")
+                losses["loss"].backward()
+            except KeyboardInterrupt:
+                # Nothing has moved since the last whole step; later it might have, in part.
+                self.save()
+                raise
             for optimiser in self.optimisers:
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
@@ -192,6 +187,7 @@ class Run:
             if time.monotonic() - saved > 60 * minutes_between_saves:
                 self.save()
                 saved = time.monotonic()
+        self.save()
 
     def _report(self, means: dict[str, float], rate: float) -> None:
         left = (self.settings.steps - self.step) / rate
