@@ -2,8 +2,8 @@
 
     python benchmarks/determinism.py [--kills 25] [--base bestiary]
 
-Compares every picture, the contact sheets and the gallery with those of an uninterrupted run. A kill
-is SIGKILL to the whole process group, then the same command again until it ends.
+Compares every picture, the contact sheets and the gallery with those of an uninterrupted run. A
+kill is SIGKILL to the whole process group, then the same command again until it ends.
 
 Does not: compare manifests (they hold times), or run Ray unless it is installed.
 """
@@ -64,7 +64,7 @@ def command(sheet: str, out: Path, *more: str) -> list[str]:
 
 
 def tree(out: Path, *, derived: bool = True) -> dict[str, str]:
-    """Digest by relative name; `derived` adds contact sheets and gallery, which follow the order."""
+    """Digest by relative name; `derived` adds contact sheets and gallery, which keep order."""
     found = {}
     for path in sorted(out.rglob("*")):
         page = path.name.startswith(("contact-sheet", "gallery"))
@@ -74,7 +74,7 @@ def tree(out: Path, *, derived: bool = True) -> dict[str, str]:
 
 
 def killed(sheet: str, out: Path, delay_s: float) -> int:
-    """Start, kill after a delay, run again to the end. Returns the pictures that stood at the kill."""
+    """Start, kill after a delay, run again to the end. Returns how many pictures stood."""
     with subprocess.Popen(
         command(sheet, out),
         start_new_session=True,

@@ -1,7 +1,8 @@
 """How pictures flow onto contact sheet pages, and how text is made to fit.
 
-One block per prompt with its pictures side by side; blocks flow into strips, strips into pages. Text is measured, broken
-at spaces and shortened with an ellipsis, so nothing overlaps and nothing is cut. Sizes are set by eye.
+One block per prompt with its pictures side by side; blocks flow into strips, strips into pages.
+Text is measured, broken at spaces and shortened with an ellipsis, so nothing overlaps and nothing
+is cut. Sizes are set by eye.
 
 Does not: draw.
 """

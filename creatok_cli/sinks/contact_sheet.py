@@ -272,14 +272,16 @@ def load_tile(out: Output, picture: Picture, tile: tuple[int, int]) -> Image.Ima
         with Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 return None
-            rgba = opened.convert("RGBA")
+            shown = opened.convert("RGBA" if "A" in opened.getbands() else "RGB")
     except (OSError, SyntaxError, ValueError):
         return None
-    if rgba.size != tile:
-        grows = tile[0] >= rgba.width
-        rgba = rgba.resize(tile, Image.Resampling.BICUBIC if grows else Image.Resampling.LANCZOS)
+    if shown.size != tile:
+        grows = tile[0] >= shown.width
+        shown = shown.resize(tile, Image.Resampling.BICUBIC if grows else Image.Resampling.LANCZOS)
+    if shown.mode == "RGB":
+        return shown
     ground = Image.new("RGBA", tile, (*TILE_GROUND, 255))
-    return Image.alpha_composite(ground, rgba).convert("RGB")
+    return Image.alpha_composite(ground, shown).convert("RGB")
 
 
 def put(

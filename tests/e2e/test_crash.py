@@ -274,6 +274,12 @@ def test_c5_lost_writes(tmp_path: Path, small: Plan) -> None:
             finish(run(task(out, small)))
         out.mkdir(exist_ok=True)
         losses += len(ops.lose(out, chance))
+        # A line never outlives its picture: folders are synced before lines are written.
+        said = manifest.read(out).by_file
+        for each in small.jobs:
+            line = said.get(f"{each.name}.png")
+            if line is not None and line.status == "done":
+                assert manifest.check(out, each, line).verdict == "intact"
         fsck_after_loss(out, small, expected)
         shutil.rmtree(out)
     assert losses > 20
@@ -577,6 +583,33 @@ def test_an_out_that_is_a_file(tmp_path: Path, small: Plan) -> None:
     assert (tmp_path / "out").read_text() == "x"
 
 
+# C10: limits of the process
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+@pytest.mark.parametrize(
+    ("limit", "code", "word"),
+    [
+        # Two blocks of 512 bytes: no picture fits (EFBIG costs the file), then the manifest ends it.
+        ("ulimit -f 2", 6, "manifest"),
+        ("ulimit -n 12", 0, "done=24"),
+    ],
+)
+def test_c10_limits(tmp_path: Path, limit: str, code: int, word: str) -> None:
+    whole = plan(24, batch_class=4)
+    expected = reference(tmp_path / "whole", whole)
+    out = tmp_path / "out"
+    script = f"{limit}; exec {sys.executable} -m tests.fakes.drawing {out} 24 4 0"
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert word in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    out.mkdir(exist_ok=True)
+    fsck(out, whole, expected)
+
+
 # C12, C13: two runs, and what locks say
 
 
@@ -755,6 +788,14 @@ def test_c18_ten_in_a_row_stop_the_run(tmp_path: Path) -> None:
     assert summary.remaining == 96 - summary.failed
 
 
+def test_c18_scattered_failures_do_not_trip_the_breaker(tmp_path: Path) -> None:
+    whole = plan(60, batch_class=4)
+    renderer = FakeRenderer(fault=poisoned(*range(0, 60, 3)))
+    summary, _, _ = finish(run(task(tmp_path, whole, renderer, sinks=())))
+    assert (summary.code, summary.reason) == (3, "failed-jobs")
+    assert (summary.done, summary.failed, summary.remaining) == (40, 20, 0)
+
+
 def test_unwritable_pictures_stop_the_run_as_well(tmp_path: Path) -> None:
     class NoPictures(durable.Ops):
         def link(self, source: str, target: str, *, dir_fd: int | None = None) -> None:
@@ -911,6 +952,61 @@ def test_drift_of_siblings_is_told_with_its_cause(
     after = tree(tmp_path)
     for each in whole.jobs[1:]:
         assert after[f"{each.name}.png"] == kept[f"{each.name}.png"]
+
+
+def test_a_name_taken_while_drawing(tmp_path: Path, small: Plan) -> None:
+    """Another process puts something there between the look and the write: ours is adopted."""
+    done = tmp_path / "done"
+    expected = reference(done, small)
+
+    def taken(content: bytes) -> Any:
+        out = tmp_path / f"out-{len(content)}"
+        path = out / f"{small.jobs[0].name}.png"
+
+        def fault(drawn: Job) -> None:
+            if drawn.index == 0:
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+
+        summary, events, _ = finish(run(task(out, small, FakeRenderer(fault=fault))))
+        assert path.read_bytes() == content
+        return summary, events, tree(out)
+
+    twin = (done / f"{small.jobs[0].name}.png").read_bytes()
+    summary, events, found = taken(twin)
+    assert (summary.code, summary.done, summary.skipped, summary.failed) == (0, 2, 1, 0)
+    assert found == expected[0]
+    other = (done / f"{small.jobs[1].name}.png").read_bytes()
+    for content in (b"my notes", other + b"", twin[:-1]):
+        summary, events, _ = taken(content)
+        assert (summary.code, summary.done, summary.failed) == (3, 2, 1)
+        assert [e.kind for e in events if isinstance(e, JobFailed)] == ["foreign-file"]
+
+
+def test_a_twin_of_another_stack_is_adopted_with_a_notice(
+    tmp_path: Path, small: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    from tests.fakes import drawing
+
+    plain = drawing.picture
+    monkeypatch.setattr(drawing, "picture", lambda each: Image.new("RGB", each.size_px, "red"))
+    reference(tmp_path / "red", small)
+    monkeypatch.setattr(drawing, "picture", plain)
+    red = tmp_path / "red" / f"{small.jobs[0].name}.png"
+    out = tmp_path / "out"
+
+    def fault(drawn: Job) -> None:
+        if drawn.index == 0:
+            (out / "first").mkdir(exist_ok=True)
+            shutil.copy(red, out / f"{drawn.name}.png")
+
+    summary, events, _ = finish(run(task(out, small, FakeRenderer(fault=fault))))
+    assert (summary.code, summary.done, summary.skipped) == (0, 2, 1)
+    assert any("drift" in e.message for e in events if isinstance(e, Notice))
+    checked, _, _ = finish(verify(task(out, small)))
+    assert (checked.code, checked.skipped) == (0, 3)
 
 
 def test_another_stack_is_told_before_drawing(tmp_path: Path, small: Plan) -> None:
