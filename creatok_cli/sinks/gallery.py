@@ -50,13 +50,16 @@ body { margin: 0; padding: 2rem clamp(1rem, 4vw, 3rem); background: #18191c; col
 h1 { margin: 0; font-size: 1.9rem; font-weight: 600 }
 h2 { margin: 2.2rem 0 0; padding-top: 1rem; border-top: 1px solid #3a3d44; color: #f0be5a;
   font-size: 1.2rem; font-weight: 600 }
-h3 { margin: 1.2rem 0 .5rem; font-size: 1rem; font-weight: 500; overflow-wrap: anywhere } .muted,
-footer, nav { color: #9699a3 } .grid { display: grid; grid-template-columns: repeat(auto-fill,
-minmax(var(--tile), 1fr)); gap: 12px } figure { margin: 0; min-width: 0 } img, .failed { display:
-block; width: 100%; height: auto; background: #24262b; border-radius: 4px } img.small {
-image-rendering: auto } .failed { aspect-ratio: 1; padding: 12px; box-sizing: border-box; color:
-#e26e62; border: 1px solid;
-  overflow: hidden; overflow-wrap: anywhere }
+h3 { margin: 1.2rem 0 .5rem; font-size: 1rem; font-weight: 500; overflow-wrap: anywhere }
+.muted, footer, nav { color: #9699a3 }
+.grid { display: grid; gap: 12px;
+  grid-template-columns: repeat(auto-fill, minmax(var(--tile), 1fr)) }
+section { display: flex; flex-direction: column; justify-content: end; min-width: 0 }
+section.row { grid-column: 1 / -1 }
+figure { margin: 0; min-width: 0 }
+img, .failed { display: block; width: 100%; height: auto; background: #24262b; border-radius: 4px }
+.failed { aspect-ratio: 1; padding: 12px; box-sizing: border-box; color: #e26e62;
+  border: 1px solid; overflow: hidden; overflow-wrap: anywhere }
 figcaption { margin-top: 4px; color: #9699a3; font-size: .78rem; overflow-wrap: anywhere }
 code { font: .95em ui-monospace, monospace }
 a { color: inherit } nav a, nav b { margin-right: .6rem }
@@ -75,7 +78,9 @@ footer { margin-top: 3rem; border-top: 1px solid #3a3d44; padding-top: 1rem; fon
 {{ links() }}
 {% for entry in shown %}
 <h2><bdi>{{ entry.name }}</bdi></h2>
+<div class="grid">
 {% for block in entry.blocks %}
+<section{% if block.pictures|length > 1 %} class="row"{% endif %}>
 <h3><bdi>{{ block.prompt }}</bdi></h3>
 {% if block.negative %}<p class="muted">without: <bdi>{{ block.negative }}</bdi></p>{% endif %}
 <div class="grid">
@@ -83,13 +88,26 @@ footer { margin-top: 3rem; border-top: 1px solid #3a3d44; padding-top: 1rem; fon
 <figure>
 {% if p.link %}<a href="{{ p.link }}"><img src="{{ p.link }}" loading="lazy" decoding="async"
  width="{{ p.width }}" height="{{ p.height }}" alt="{{ block.prompt }}"></a>
-{% else %}<div class="failed">failed: {{ p.kind }}<br>{{ p.error }}</div>{% endif %} <figcaption>{{
-p.file }}<br>seed {{ p.seed }}<br><code>{{ p.key }}</code></figcaption> </figure> {% endfor %}
-</div> {% endfor %} {% endfor %} {{ links() }} <footer> <p>Made with creatok {{ version }}, an AI
-system; every picture carries its recipe and the IPTC mark trainedAlgorithmicMedia unless it was
-written without metadata. Draw one again: <code>creatok sample --from PICTURE.png</code></p> {% for
-base in bases %}<p>Base {{ base.name }}{% if base.licence %}, licence {{ base.licence }}{% endif %}
-{%- if base.digest %} <code>{{ base.digest }}</code>{% endif %}</p>{% endfor %} </footer> </body>
+{% else %}<div class="failed">failed: {{ p.kind }}<br>{{ p.error }}</div>{% endif %}
+<figcaption>{{ p.file }}<br>seed {{ p.seed }}<br><code>{{ p.key }}</code></figcaption>
+</figure>
+{% endfor %}
+</div>
+</section>
+{% endfor %}
+</div>
+{% endfor %}
+{{ links() }}
+<footer>
+<p>Made with creatok {{ version }}, an AI system; every picture carries its recipe and the IPTC mark
+trainedAlgorithmicMedia unless it was written without metadata.
+Draw one again: <code>creatok sample --from PICTURE.png</code></p>
+{% for base in bases %}
+<p>Base {{ base.name }}{% if base.licence %}, licence {{ base.licence }}{% endif %}
+{%- if base.digest %} <code>{{ base.digest }}</code>{% endif %}</p>
+{% endfor %}
+</footer>
+</body>
 </html>
 """
 
