@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
 from creatok_cli import durable
 from creatok_cli.domain import Batch, Failed, Job
-from creatok_cli.errors import IntegrityError
 from creatok_cli.hashing import canonical_json, sha256_hex
 
 DEATHS = 2
@@ -32,7 +32,6 @@ class Attempts:
     NAME = "attempts.jsonl"
 
     def __init__(self, out: Path) -> None:
-        self._open: dict[str, None] = {}
         self._lock = Lock()
         self._deaths: Counter[str] = Counter()
         self._log: durable.LineLog | None = None
@@ -41,7 +40,7 @@ class Attempts:
         with suppress(OSError):
             data = durable.read_file(out, self.NAME, limit=1 << 30)
         for raw in data.split(b"\n"):
-            with suppress(ValueError, TypeError, KeyError, AttributeError):
+            with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 line = json.loads(raw)
                 self._deaths[str(line["batch"])] += {"start": 1, "end": -1}[line["event"]]
         self._torn = bool(data) and not data.endswith(b"\n")
@@ -51,26 +50,17 @@ class Attempts:
         """How often this batch was begun and not ended."""
         return self._deaths[batch_id(batch)]
 
-    def start(self, batch: Batch) -> None:
-        """Raises OutputFull or OutputReadOnly; other faults cost the line only."""
-        with self._lock:
-            self._open[batch_id(batch)] = None
-            self._append(batch_id(batch), "start")
+    @contextmanager
+    def watch(self, batch: Batch) -> Iterator[None]:
+        """Around the drawing of a batch, on any thread: only a death leaves it open.
 
-    def end(self, batch: Batch) -> None:
-        """The engine has given back every member."""
-        with self._lock:
-            if batch_id(batch) in self._open:
-                del self._open[batch_id(batch)]
-                self._append(batch_id(batch), "end")
-
-    def end_all(self) -> None:
-        """The run ends by itself: what is in flight did not die."""
-        with self._lock:
-            for each in list(self._open):
-                del self._open[each]
-                with suppress(IntegrityError):
-                    self._append(each, "end")
+        Raises OutputFull or OutputReadOnly; other faults of the file cost the count only.
+        """
+        self._append(batch_id(batch), "start")
+        try:
+            yield
+        finally:
+            self._append(batch_id(batch), "end")
 
     def close(self) -> None:
         """Closes the file."""
@@ -79,7 +69,7 @@ class Attempts:
 
     def _append(self, name: str, event: str) -> None:
         line = json.dumps({"batch": name, "event": event}) + "\n"
-        with suppress(OSError):
+        with self._lock, suppress(OSError):
             if self._log is None:
                 self._log = durable.LineLog(self._out, self.NAME)
             self._log.append((b"\n" if self._torn else b"") + line.encode())

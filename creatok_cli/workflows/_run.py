@@ -12,9 +12,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -51,8 +50,8 @@ QUEUED_BATCHES = 3
 PICTURE_OVERHEAD_BYTES = 4096
 
 Drawn = Rendered | Failed | Notice | Stage
-Begin = Callable[[Batch], None]
-"""Called, on any thread, right before a batch is drawn."""
+Watch = Callable[[Batch], AbstractContextManager[None]]
+"""Entered around the drawing of a batch, on the thread that draws it."""
 
 
 class Stop(Protocol):
@@ -70,7 +69,7 @@ class Task:
     whole: Plan
     """The plan of the whole sheet: order of contact sheets and galleries, and `plan.json`."""
     out: Path
-    draw: Callable[[Plan, Iterable[Batch], Begin], Iterator[Drawn]]
+    draw: Callable[[Plan, Iterable[Batch], Watch], Iterator[Drawn]]
     """Opens what is needed and draws the batches; called only if something is missing."""
     overwrite: Overwrite = "skip"
     fail_fast: bool = False
@@ -257,20 +256,19 @@ class _Run:
     def _draw(self, batches: list[Batch]) -> Iterator[Event]:
         task = self.task
         todo = replace(task.plan, batches=tuple(batches))
-        feed = _Feed(batches, self.attempts, lambda: self.account.tripped or task.is_stopping)
+        feed = _Feed(batches, lambda: self.account.tripped or task.is_stopping)
         largest = max(batch.batch_class for batch in batches)
         pool = WriterPool(self.sinks, limit=QUEUED_BATCHES * largest)
         self.drawing_since = time.monotonic()
         try:
             try:
-                for item in task.draw(todo, feed.iterate(), self.attempts.start):
+                for item in task.draw(todo, feed.iterate(), self.attempts.watch):
                     if isinstance(item, Notice | Stage):
                         yield item
                     else:
                         yield from self._take(item, feed, pool)
                         yield from self._drain()
             finally:
-                self.attempts.end_all()
                 try:
                     pool.close()
                 finally:
@@ -371,32 +369,23 @@ class _Run:
 class _Feed:
     """Hands batches to the engine one by one, and knows what it owes."""
 
-    def __init__(
-        self, batches: Sequence[Batch], attempts: Attempts, is_halted: Callable[[], bool]
-    ) -> None:
-        self._batches, self._attempts, self._is_halted = batches, attempts, is_halted
-        self._owed: dict[str, Batch] = {}
-        self._left: Counter[int] = Counter()
+    def __init__(self, batches: Sequence[Batch], is_halted: Callable[[], bool]) -> None:
+        self._batches, self._is_halted = batches, is_halted
+        self._owed: set[str] = set()
 
     def iterate(self) -> Iterator[Batch]:
         """The batches, until the run is asked to stop."""
         for batch in self._batches:
             if self._is_halted():
                 return
-            for job in batch.jobs:
-                self._owed[job.name] = batch
-            self._left[id(batch)] = len(batch.jobs)
+            self._owed.update(job.name for job in batch.jobs)
             yield batch
 
     def received(self, job: Job) -> bool:
         """Books one result; False if it was not owed."""
-        batch = self._owed.pop(job.name, None)
-        if batch is None:
-            return False
-        self._left[id(batch)] -= 1
-        if not self._left[id(batch)]:
-            self._attempts.end(batch)
-        return True
+        is_owed = job.name in self._owed
+        self._owed.discard(job.name)
+        return is_owed
 
 
 def gone(out: Path, files: Iterable[str]) -> Iterator[str]:

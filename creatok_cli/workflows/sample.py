@@ -28,7 +28,7 @@ from creatok_cli.sinks._metadata import MAX_FILE, NotOurs, NotWhole, job_of, rea
 from creatok_cli.sinks.base import MetadataMode
 from creatok_cli.tokens.file import read_header
 from creatok_cli.workflows._plan_file import group_name, planned_classes
-from creatok_cli.workflows._run import DERIVED, Begin, Drawn, Stop, Task, run
+from creatok_cli.workflows._run import DERIVED, Drawn, Stop, Task, Watch, run
 from creatok_cli.workflows._sort import Overwrite
 from creatok_cli.workflows._verify import rehearse, verify
 
@@ -168,20 +168,21 @@ def batch_classes(
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """Says which batch is about to be drawn, on the machine that holds the folder only."""
+class Watched:
+    """Draws under the eyes of the attempts count, in the process that holds the folder only."""
 
     render: Callable[[Batch], list[Rendered | Failed]]
-    begin: Begin | None
+    watch: Watch | None
 
     def __call__(self, batch: Batch) -> list[Rendered | Failed]:
-        if self.begin is not None:
-            self.begin(batch)
-        return self.render(batch)
+        if self.watch is None:
+            return self.render(batch)
+        with self.watch(batch):
+            return self.render(batch)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Elsewhere there is no folder to write to, and the engine counts its own deaths.
-        return Begun, (self.render, None)
+        return Watched, (self.render, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +195,7 @@ class Drawer:
     """Path by artefact id."""
     request: SampleRequest
 
-    def __call__(self, todo: Plan, batches: Iterable[Batch], begin: Begin) -> Iterator[Drawn]:
+    def __call__(self, todo: Plan, batches: Iterable[Batch], watch: Watch) -> Iterator[Drawn]:
         names = dict.fromkeys(batch.group.base for batch in todo.batches)
         yield Stage(name="loading", detail=", ".join(names))
         from creatok_cli.backbones.base import pick_device
@@ -210,7 +211,7 @@ class Drawer:
         engine = module.build(module.Spec())
         yield from renderer.check(todo)
         yield Stage(name="drawing", detail=f"{len(todo.batches)} batches on {device}")
-        yield from engine.run(batches, Begun(renderer.render, begin))
+        yield from engine.run(batches, Watched(renderer.render, watch))
 
 
 def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:

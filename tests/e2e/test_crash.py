@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -590,7 +591,7 @@ def test_an_out_that_is_a_file(tmp_path: Path, small: Plan) -> None:
 @pytest.mark.parametrize(
     ("limit", "code", "word"),
     [
-        # Two blocks of 512 bytes: no picture fits (EFBIG costs the file), then the manifest ends it.
+        # Two blocks of 512 bytes: no picture fits, which costs the file, then the manifest ends it.
         ("ulimit -f 2", 6, "manifest"),
         ("ulimit -n 12", 0, "done=24"),
     ],
@@ -837,7 +838,10 @@ def test_a_batch_that_kills_the_process_is_cut_down_to_the_culprit(tmp_path: Pat
     assert codes == [77, 77, 77, 77, 3]
     assert "kind='crashed'" in output
     assert "attempts.jsonl" in output
-    assert "done=7" in output
+    # How far the earlier runs came before they died is a matter of milliseconds.
+    counts = dict(re.findall(r"\b(done|skipped|failed|remaining)=(\d+)", output.splitlines()[-1]))
+    assert int(counts["done"]) + int(counts["skipped"]) == 7
+    assert (counts["failed"], counts["remaining"]) == ("1", "0")
     whole = plan(8, batch_class=4)
     present = [each.index for each in whole.jobs if (out / f"{each.name}.png").exists()]
     assert present == [0, 1, 3, 4, 5, 6, 7]
@@ -849,8 +853,8 @@ def test_a_batch_that_kills_the_process_is_cut_down_to_the_culprit(tmp_path: Pat
 
 def test_an_engine_that_loses_or_doubles_results_is_found_out(tmp_path: Path, small: Plan) -> None:
     class Careless(FakeRenderer):
-        def draw(self, todo: Plan, batches: Any, begin: Any) -> Iterator[Any]:
-            results = list(super().draw(todo, batches, begin))
+        def draw(self, todo: Plan, batches: Any, watch: Any) -> Iterator[Any]:
+            results = list(super().draw(todo, batches, watch))
             yield from self.change(results)
 
         def change(self, results: list[Any]) -> list[Any]:
@@ -960,7 +964,7 @@ def test_a_name_taken_while_drawing(tmp_path: Path, small: Plan) -> None:
     expected = reference(done, small)
 
     def taken(content: bytes) -> Any:
-        out = tmp_path / f"out-{len(content)}"
+        out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
         path = out / f"{small.jobs[0].name}.png"
 
         def fault(drawn: Job) -> None:
@@ -977,7 +981,7 @@ def test_a_name_taken_while_drawing(tmp_path: Path, small: Plan) -> None:
     assert (summary.code, summary.done, summary.skipped, summary.failed) == (0, 2, 1, 0)
     assert found == expected[0]
     other = (done / f"{small.jobs[1].name}.png").read_bytes()
-    for content in (b"my notes", other + b"", twin[:-1]):
+    for content in (b"my notes", other, twin[:-1]):
         summary, events, _ = taken(content)
         assert (summary.code, summary.done, summary.failed) == (3, 2, 1)
         assert [e.kind for e in events if isinstance(e, JobFailed)] == ["foreign-file"]

@@ -32,7 +32,7 @@ from creatok_cli.domain import (
 from creatok_cli.executors import local
 from creatok_cli.hashing import keyed, sha256_hex
 from creatok_cli.plan.batches import make_plan, shard
-from creatok_cli.workflows._run import DERIVED, Task, run
+from creatok_cli.workflows._run import DERIVED, Task, Watch, run
 
 ANIMALS = ("pig", "owl", "dragon", "snake", "bee", "cat", "fox", "toad")
 DIGEST = "sha256:" + "ab" * 32
@@ -111,13 +111,13 @@ class FakeRenderer:
         return outcomes
 
     def draw(
-        self, todo: Plan, batches: Iterable[Batch], begin: Callable[[Batch], None]
+        self, todo: Plan, batches: Iterable[Batch], watch: Watch
     ) -> Iterator[Rendered | Failed | Notice | Stage]:
         """What `Task.draw` wants, over the real local engine."""
 
         def render(batch: Batch) -> list[Rendered | Failed]:
-            begin(batch)
-            return self.render(batch)
+            with watch(batch):
+                return self.render(batch)
 
         yield Stage(name="drawing")
         yield from local.build(local.Spec()).run(batches, render)

@@ -54,7 +54,13 @@ def opened(data: bytes) -> Image.Image:
 
 
 ANY_TEXT = st.text(st.characters(), max_size=60)
-SCALARS = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | ANY_TEXT
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | ANY_TEXT
+)
 JOBS = st.builds(
     lambda **fields: keyed(
         Job(
