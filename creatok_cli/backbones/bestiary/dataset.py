@@ -19,9 +19,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from creatok_cli.backbones.bestiary.captions import draw_example, mixture_of
+from creatok_cli.backbones.bestiary.captions import Example, draw_example, mixture_of
 from creatok_cli.backbones.bestiary.genes import CONCEPTS
-from creatok_cli.backbones.bestiary.world import BACKGROUNDS, COLOURS, SIZE_PX, STYLES, draw_picture
+from creatok_cli.backbones.bestiary.world import (
+    BACKGROUNDS,
+    COLOURS,
+    SIZE_PX,
+    STYLES,
+    Mix,
+    Scene,
+    draw_picture,
+)
 from creatok_cli.seeds import derive
 
 ROW_BYTES = SIZE_PX * SIZE_PX * 3
@@ -58,10 +66,33 @@ class Pictures:
         return self.pixels[rows].permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
-def _draw(job: tuple[int, int]) -> tuple[bytes, str, dict[str, float], tuple[int, ...]]:
-    seed, index = job
-    rng = random.Random(derive(seed, "world", index))
-    example = draw_example(rng)
+def judged_example(rng: random.Random) -> Example:
+    """What the judge learns from: captions play no part, and no pair is left out.
+
+    35 % single concepts, 30 % halves of any two, 25 % uneven mixtures of two to four (uniform over
+    the simplex), 10 % two creatures side by side.
+    """
+    kind = rng.random()
+    count = 1 if kind < 0.35 else 2 if kind < 0.65 or kind >= 0.9 else rng.randint(2, 4)
+    names = rng.sample(CONCEPTS, count)
+    shares = [rng.expovariate(1.0) if 0.65 <= kind < 0.9 else 1.0 for _ in names]
+    mix = {name: share / sum(shares) for name, share in zip(names, shares, strict=True)}
+    subjects: tuple[Mix, ...] = tuple({name: 1.0} for name in names) if kind >= 0.9 else (mix,)
+    scene = Scene(
+        background=rng.choice(BACKGROUNDS),
+        colour=rng.choice(tuple(COLOURS)) if rng.random() < 0.15 else None,
+        style="photo" if rng.random() < 0.75 else rng.choice(STYLES),
+    )
+    return Example(caption="", subjects=subjects, scene=scene)
+
+
+EXAMPLES = {"captioned": draw_example, "judged": judged_example}
+
+
+def _draw(job: tuple[int, int, str]) -> tuple[bytes, str, dict[str, float], tuple[int, ...]]:
+    seed, index, kind = job
+    rng = random.Random(derive(seed, "world" if kind == "captioned" else kind, index))
+    example = EXAMPLES[kind](rng)
     picture = draw_picture(example.subjects, example.scene, rng)
     scene = example.scene
     attributes = (
@@ -73,8 +104,13 @@ def _draw(job: tuple[int, int]) -> tuple[bytes, str, dict[str, float], tuple[int
     return picture.tobytes(), example.caption, mixture_of(example), attributes
 
 
-def draw_pictures(folder: Path, *, seed: int, count: int, workers: int = 1) -> Pictures:
-    """Draw `count` pictures into `folder`, unless they are there already, and open them."""
+def draw_pictures(
+    folder: Path, *, seed: int, count: int, workers: int = 1, kind: str = "captioned"
+) -> Pictures:
+    """Draw `count` pictures into `folder`, unless they are there already, and open them.
+
+    `kind` is a name in EXAMPLES.
+    """
     pixels, labels, texts = (
         folder / name for name in ("pixels.u8", "labels.safetensors", "captions.json")
     )
@@ -86,7 +122,7 @@ def draw_pictures(folder: Path, *, seed: int, count: int, workers: int = 1) -> P
         known: dict[str, int] = {"": 0}
         column = {name: j for j, name in enumerate(CONCEPTS)}
         with get_context("spawn").Pool(workers) as pool, pixels.open("wb") as file:
-            jobs = ((seed, index) for index in range(count))
+            jobs = ((seed, index, kind) for index in range(count))
             for row, (data, text, mix, attribute) in enumerate(
                 pool.imap(_draw, jobs, chunksize=256)
             ):

@@ -614,8 +614,8 @@ def train_transformer(
 
 
 def train_judge(work: Path, pictures: Pictures, settings: Settings, seed: int) -> None:
-    """Train the judge on world pictures, plain and degraded; never on anything that the base model
-    drew.
+    """Train the judge on world pictures of its own, plain and degraded: single concepts, mixtures
+    of all pairs and of uneven weights, none of them drawn by the base model.
     """
     torch.manual_seed(derive(seed, "init", "judge"))
     judge = Judge(_head_sizes()).to(memory_format=torch.channels_last)
@@ -701,7 +701,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "transformer", Settings():
             train_transformer(args.work, pictures, settings, args.seed, compile=args.compile)
         case "judge", Settings():
-            train_judge(args.work, pictures, settings, args.seed)
+            judged = draw_pictures(
+                args.work / "judged",
+                seed=args.seed,
+                count=args.count,
+                workers=args.workers,
+                kind="judged",
+            )
+            train_judge(args.work, judged, settings, args.seed)
         case str(stage), Settings():
             name = stage.removeprefix("clip-")
             train_clip(
