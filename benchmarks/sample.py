@@ -57,7 +57,7 @@ def plain_loop(folder: str, jobs: list[Job], out: Path, level: int | None) -> tu
     """(load seconds, loop seconds) of one pipe call per picture, with the noise of creatok."""
     began = time.perf_counter()
     pipe = StableDiffusion3Pipeline.from_pretrained(
-        folder, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32
+        folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
     )
     pipe.set_progress_bar_config(disable=True)
     loaded = time.perf_counter()

@@ -198,6 +198,9 @@ class Drawer:
     def __call__(self, todo: Plan, batches: Iterable[Batch], watch: Watch) -> Iterator[Drawn]:
         names = dict.fromkeys(batch.group.base for batch in todo.batches)
         yield Stage(name="loading", detail=", ".join(names))
+        # Read when torch is imported. Threads that spin while they wait make each step many times
+        # slower beside other work (performance notes, section 7).
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from creatok_cli.backbones.base import pick_device
         from creatok_cli.render import OpenBase, Renderer
 
