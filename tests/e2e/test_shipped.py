@@ -16,10 +16,15 @@ DEVELOPER_TOOLS = ("pytest", "_pytest", "hypothesis", "jsonschema", "build", "ha
 FENCE = f"""
 import sys
 class Fence:
+    # Finds no developer tools; a refusal would not do, because torch asks whether some are there.
+    def __init__(self, finder):
+        self.finder = finder
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {DEVELOPER_TOOLS!r}:
-            raise ImportError(f"{{name}} is a developer tool")
-sys.meta_path.insert(0, Fence())
+        if name.split(".")[0] not in {DEVELOPER_TOOLS!r}:
+            return self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = [Fence(finder) for finder in sys.meta_path]
 import creatok_cli
 assert creatok_cli.__file__.startswith(sys.argv.pop(1)), creatok_cli.__file__
 from creatok_cli.cli.app import main
