@@ -179,7 +179,7 @@ def main() -> None:
         "machine_before": before,
         "machine_after": machine(torch.get_num_threads()),
     }
-    write("sample", report)
+    write(f"sample-threads-{torch.get_num_threads()}", report)
 
 
 if __name__ == "__main__":
