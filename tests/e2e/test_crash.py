@@ -122,7 +122,9 @@ def fsck(out: Path, whole: Plan, expected: tuple[dict[str, str], dict[str, Any]]
         if {member.name for member in batch.jobs} - done
         for each in batch.jobs
     }
-    assert set(renderer.drawn) == needed
+    # A batch that died twice is drawn member by member: then its finished members are not needed.
+    missing = {each.name for each in whole.jobs} - done
+    assert missing <= set(renderer.drawn) <= needed
     after = tree(out)
     assert after == expected[0]
     assert lines(out) == expected[1]
