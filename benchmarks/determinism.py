@@ -1,4 +1,4 @@
-"""Equal bytes: a sheet, the sheet shuffled, in two shards, and killed at random times (T11).
+"""Equal bytes: a sheet, shuffled, in two shards, on Ray, and killed at random times (T11).
 
     python benchmarks/determinism.py [--kills 25] [--base bestiary]
 
@@ -26,6 +26,7 @@ from typing import Any
 
 from _report import machine, write
 
+from creatok_cli.config import cores
 from creatok_cli.seeds import derive
 
 ANIMALS = ["pig", "owl", "zebra", "frog", "tiger", "dragon"]
@@ -117,17 +118,28 @@ def main() -> None:
             line = command(sheet, folder / "ray", "--executor", "ray")
             subprocess.run(line, check=True, capture_output=True)
             ray = tree(folder / "ray") == whole
+        one_core: bool | str = "not measured"
+        if hasattr(os, "sched_setaffinity"):
+            core = min(os.sched_getaffinity(0))
+            subprocess.run(
+                command(sheet, folder / "one-core"),
+                check=True,
+                capture_output=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            )
+            one_core = tree(folder / "one-core") == whole
         report = {
             "benchmark": "determinism",
             "pictures": len(pictures),
             "shuffled_equal": tree(folder / "mixed", derived=False) == pictures,
             "two_shards_equal": tree(folder / "shards", derived=False) == pictures,
             "ray_equal": ray,
+            "one_core_equal": one_core,
             "kills": args.kills,
             "kills_equal": equal,
             "pictures_standing_at_kill": stood,
             "run_s": round(span, 1),
-            "machine": machine(0),
+            "machine": machine(cores()),
         }
     write("determinism", report)
 

@@ -9,9 +9,12 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "sample"]
+__all__ = ["__version__", "learn_token", "sample"]
 
-_WORKFLOWS = {"sample": "creatok_cli.workflows.sample"}
+_WORKFLOWS = {
+    "learn_token": "creatok_cli.workflows.learn_token",
+    "sample": "creatok_cli.workflows.sample",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 
 import torch
 
@@ -30,6 +31,9 @@ ENCODE_SLICE = 64
 """Prompts that are asked of a base at a time."""
 
 
+_COUNTING = Lock()
+
+
 @dataclass(slots=True)
 class Counters:
     """What was done, for tests and benchmarks."""
@@ -44,6 +48,12 @@ class Counters:
     decodes: int = 0
     opened: int = 0
     """Bases opened."""
+
+    def add(self, **more: int) -> None:
+        """Count, exactly, on any thread."""
+        with _COUNTING:
+            for name, count in more.items():
+                setattr(self, name, getattr(self, name) + count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,9 @@ class Shelf:
 
 
 class Conditions:
-    """What has been encoded for one open base."""
+    """What has been encoded for one open base. `fill` must be called alone; the rest changes
+    nothing.
+    """
 
     def __init__(
         self,
@@ -125,6 +137,11 @@ class Conditions:
     def fault(self, job: Job) -> str:
         """Why a job cannot be conditioned, empty when it can."""
         return next((self._broken[ask] for ask in self.asks(job) if ask in self._broken), "")
+
+    def holds(self, jobs: Sequence[Job]) -> bool:
+        """Whether `fill` would have nothing to do."""
+        asks = (ask for job in jobs for ask in self.asks(job))
+        return all(ask in self._ready or ask in self._broken for ask in asks)
 
     def fill(self, jobs: Sequence[Job]) -> None:
         """See that everything these jobs need is encoded, with as much of the plan as memory
@@ -193,8 +210,7 @@ class Conditions:
             self._broken.update(dict.fromkeys(part, f"the prompt cannot be encoded: {say(error)}"))
             return 0
         self._ready |= {ask: rows.rows([index]) for index, ask in enumerate(part)}
-        self._counters.encodes += len(part)
-        self._counters.unique += len(part.keys() - self._seen)
+        self._counters.add(encodes=len(part), unique=len(part.keys() - self._seen))
         self._seen |= part.keys()
         return rows.size_bytes
 

@@ -43,11 +43,11 @@ def develop(side: ImageSide, latents: Tensor, count: int, counters: Counters) ->
     """
     alive = latents.isfinite().flatten(1).all(1)[:count]
     pixels = side.decode(latents)[:count]
-    counters.decodes += 1
+    counters.add(decodes=1)
     broken = ~pixels.isfinite().flatten(1).all(1) & alive
     if bool(broken.any()):
         precise = side.decode(latents, precise=True)[:count]
-        counters.decodes += 1
+        counters.add(decodes=1)
         pixels = torch.where(broken[:, None, None, None], precise, pixels)
     sound = pixels.isfinite().flatten(1).all(1)
     levels = to_levels(pixels).cpu()

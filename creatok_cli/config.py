@@ -63,6 +63,13 @@ class Machine:
             raise ValueError("batch_size: expected auto or a whole number from 1 to 4096")
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def machine(
     flags: Mapping[str, Any],
     *,

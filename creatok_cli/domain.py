@@ -179,6 +179,28 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One figure of one picture; it says itself how to be read."""
+
+    name: str
+    value: float
+    unit: str
+    """`cosine`, `weight`, `probability`, `bits`..."""
+    range: tuple[float, float]
+    """Ends of what the value can be, both included."""
+    better: Literal["higher", "lower"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """What a labeler sees in one picture: probabilities by class (sum 1), or free words."""
+
+    probabilities: tuple[tuple[str, float], ...] = ()
+    """(class, probability), in the order in which the classes were asked for."""
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BaseFacts:
     """What a plan must know of a base before any weight is read."""
 
@@ -205,6 +227,12 @@ class BaseFacts:
     """The largest width or height that the denoiser has positions for."""
     batch_rows: tuple[tuple[int, int], ...] = ((512, 8), (1024, 2))
     """(largest side in pixels, batch class) in rising order; beyond the last row the class is 1."""
+
+    threads: int = 0
+    """CPU threads that draw one batch: light bases draw several batches at a time, with 1 thread
+    each, so that bytes do not depend on the number of cores. 0: torch's choice, one batch at a
+    time.
+    """
 
     def batch_class(self, size_px: Size) -> int:
         """The fixed batch size for pictures of this size, where neither the user nor the folder
@@ -287,4 +315,40 @@ class Summary:
     """The command that goes on, empty when nothing remains."""
 
 
-Event = Planned | Stage | ImageWritten | JobFailed | Notice | Summary
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learning:
+    """A method has moved on; sent a few times a second."""
+
+    index: int
+    """Steps done."""
+    total: int
+    values: Mapping[str, float]
+    """Numbers by name: `loss`, `J`, `cos/clip_l`, `norm/clip_l`, `steps_per_second`..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnSummary:
+    """The last event of `learn-token`."""
+
+    word: str
+    name: str
+    """In the token library, empty when nothing was stored."""
+    id: str
+    path: str
+    """Of the token file."""
+    report: str
+    """Folder of the report, empty for none."""
+    steps: int
+    seconds: float
+    ended: str
+    """Why the learning ended: `done`, `capped`, `plateau`, `stopped`, `diverged`, `dead`."""
+    code: int
+    reason: str
+    retryable: bool
+    resume: str = ""
+    """The command that goes on, empty when nothing remains."""
+
+
+Event = (
+    Planned | Stage | ImageWritten | JobFailed | Notice | Summary | Learning | LearnSummary
+)

@@ -76,6 +76,15 @@ def preset_folder() -> Path:
     return inside if inside.is_dir() else _ROOT.parent / "presets"
 
 
+def preset_path(text: str) -> Path:
+    """The path that a user wrote; `presets/...` that is not here is the shipped one."""
+    path = Path(text)
+    parts = path.parts
+    if parts[:1] == ("presets",) and ".." not in parts and not path.exists():
+        return preset_folder().joinpath(*parts[1:])
+    return path
+
+
 def names(group: str) -> tuple[str, ...]:
     """All plug-in names of a group, sorted: built-ins and entry points."""
     return tuple(sorted({*_built_in(group), *_outside(group)}))

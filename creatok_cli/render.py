@@ -9,6 +9,10 @@ that raises is drawn again member by member in padded batches, so that only the 
 of memory halves the batch; a sticky device error stops the run. Nothing black or empty is ever
 given out.
 
+Several threads may draw with one Renderer. What they share changes only while one of them is alone
+(another base is opened, prompts are encoded, a side is read); batches of light bases are then drawn
+side by side, those of bases that want all cores one at a time.
+
 Does not: know adapters, write files, or decide what to draw.
 """
 
@@ -17,6 +21,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -27,8 +32,15 @@ import torch
 from creatok_cli import __version__, registry
 from creatok_cli._conditions import Conditions, Counters, Shelf, texts
 from creatok_cli._develop import develop, to_image
+from creatok_cli._gate import Gate
 from creatok_cli._trouble import answers, free, kind_of, say, with_room
-from creatok_cli.backbones.base import Backbone, Conditioning, ImageSide, set_threads
+from creatok_cli.backbones.base import (
+    Backbone,
+    Conditioning,
+    ImageSide,
+    fixed_threads,
+    own_threads,
+)
 from creatok_cli.domain import (
     BaseFacts,
     Batch,
@@ -70,12 +82,23 @@ class OpenBase:
         return backbone
 
 
+@dataclass(slots=True)
+class _Open:
+    """The base that is open. Changed only by a thread that is alone."""
+
+    key: tuple[object, ...]
+    backbone: Backbone
+    conditions: Conditions
+    side: ImageSide | None = None
+    """None until it is read, and while encoding may have dropped it."""
+
+
 class Renderer:
     """Draws batches and keeps the last base open. Pickles without what is open and without the
     stop.
 
     `tokens` maps artefact ids to token files; `threads` fixes the CPU threads of torch, None leaves
-    torch's choice.
+    them to the facts of the base, else to torch's choice where the Renderer is made.
     """
 
     def __init__(
@@ -89,19 +112,19 @@ class Renderer:
         counters: Counters | None = None,
     ) -> None:
         self._open_backbone, self._device, self._files = open_backbone, device, dict(tokens or {})
-        self._threads, self._stop = threads, stop
+        self._threads, self._stop, self._own = threads, stop, own_threads()
         self._plan: Plan | None = None
         self.counters = counters or Counters()
         self._start()
 
     def _start(self) -> None:
         self._shelf = Shelf(self._files)
-        self._open: tuple[tuple[object, ...], Backbone, Conditions] | None = None
+        self._gate = Gate()
+        self._open: _Open | None = None
         self._smaller: dict[Group, int] = {}
-        self._shaken = False
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_open_backbone", "_device", "_files", "_threads", "_plan", "counters")
+        kept = ("_open_backbone", "_device", "_files", "_threads", "_own", "_plan", "counters")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -118,8 +141,12 @@ class Renderer:
         """Warnings about prompts that will be cut. Opens tokenizers and token files, reads no
         weights.
         """
-        notices: dict[str, Notice] = {}
+        with self._gate.alone(-1):
+            return tuple(self._cuts(plan))
+
+    def _cuts(self, plan: Plan) -> Iterator[Notice]:
         told: set[tuple[str, str]] = set()
+        said: set[str] = set()
         for batch in plan.batches:
             fresh = [
                 text
@@ -128,16 +155,16 @@ class Renderer:
                 if (batch.group.base_digest, text) not in told
             ]
             told.update((batch.group.base_digest, text) for text in fresh)
-            backbone, _ = self._opened(batch.group)
+            backbone = self._opened(batch.group).backbone
             if fresh and backbone.text is not None:
                 tokens = self._shelf.tokens(batch.group.tokens, backbone)
                 for text, cut in zip(fresh, backbone.text.cut(fresh, tokens), strict=True):
-                    if cut:
+                    if cut and text not in said:
+                        said.add(text)
                         message = (
                             f"prompt too long: its end {cut[:60]!r} is not read ({text[:40]!r}...)"
                         )
-                        notices[text] = Notice(level="warning", message=message)
-        return tuple(notices.values())
+                        yield Notice(level="warning", message=message)
 
     def render(self, batch: Batch) -> list[Outcome]:
         """One outcome per job, in the order of the batch.
@@ -146,17 +173,67 @@ class Renderer:
         itself does not fit, and those errors of sheet or artefact that no other job would escape.
         """
         self._heed()
-        backbone, conditions = self._opened(batch.group)
-        conditions.fill(batch.jobs)
-        side = with_room(lambda: backbone.image, lambda: backbone.release("text"), self._device)
-        if side is None:
-            raise InputError(f"base {backbone.facts.name} has no image side")
+        with self._drawing(batch, alone=False) as (one, is_alone):
+            outcomes = self._outcomes(one, batch, may_halve=is_alone)
+        if outcomes is None:
+            # Others took memory, too: without them the whole batch may fit.
+            free(self._device)
+            with self._drawing(batch, alone=True) as (one, _):
+                outcomes = self._outcomes(one, batch, may_halve=True)
+        assert outcomes is not None
+        self.counters.add(batches=1)
+        return outcomes
+
+    @contextmanager
+    def _drawing(self, batch: Batch, *, alone: bool) -> Iterator[tuple[_Open, bool]]:
+        """Everything ready for a batch until the block ends, and whether nobody else draws."""
+        if not alone:
+            with self._gate.shared(batch.index):
+                one = self._open
+                if one is not None and self._is_ready(one, batch):
+                    with fixed_threads(self._count(one)):
+                        yield one, False
+                    return
+        with self._gate.alone(batch.index) as share:
+            one = self._opened(batch.group)
+            alone = alone or not one.backbone.facts.threads
+            with fixed_threads(self._count(one)):
+                self._furnish(one, batch)
+                if not alone:
+                    share()
+                yield one, alone
+
+    def _is_ready(self, one: _Open, batch: Batch) -> bool:
+        """Whether a batch can be drawn beside others without changing anything."""
+        is_light = one.backbone.facts.threads > 0 and one.side is not None
+        return is_light and one.key == _open_key(batch.group) and one.conditions.holds(batch.jobs)
+
+    def _furnish(self, one: _Open, batch: Batch) -> None:
+        """See that prompts are encoded and the image side is there. Only alone."""
+        if not one.conditions.holds(batch.jobs):
+            one.side = None
+            one.conditions.fill(batch.jobs)
+        if one.side is None:
+            backbone = one.backbone
+            one.side = with_room(
+                lambda: backbone.image, lambda: backbone.release("text"), self._device
+            )
+        if one.side is None:
+            raise InputError(f"base {one.backbone.facts.name} has no image side")
+
+    def _count(self, one: _Open) -> int:
+        """CPU threads that draw one batch of a base."""
+        light = one.backbone.facts.threads if self._device == "cpu" else 0
+        return self._threads or light or self._own
+
+    def _outcomes(self, one: _Open, batch: Batch, *, may_halve: bool) -> list[Outcome] | None:
+        """One outcome per job, or None when memory is short and the batch may not be halved."""
         outcomes: dict[int, Outcome] = {}
         for index, job in enumerate(batch.jobs):
             no_picture = (
                 "this base cannot start from a picture" if job.init_image is not None else ""
             )
-            message = conditions.fault(job) or no_picture
+            message = one.conditions.fault(job) or no_picture
             if message:
                 outcomes[index] = _failed(job, "error", message)
         sound = [index for index in range(len(batch.jobs)) if index not in outcomes]
@@ -165,51 +242,49 @@ class Renderer:
         while parts:
             part = parts.pop(0)
             jobs = [batch.jobs[index] for index in part]
-            drawn = self._draw_safely(side, jobs, size, batch.batch_class)
+            drawn = self._draw_safely(one, jobs, size, batch.batch_class)
+            if drawn is None and not may_halve:
+                return None
             if drawn is None and size > 1:
                 size = self._smaller[batch.group] = size // 2
                 parts = _cut([index for each in (part, *parts) for index in each], size)
                 continue
-            alone = (
+            no_room = (
                 "out of memory even alone: draw smaller pictures, or use a device with more memory"
             )
             outcomes.update(
-                zip(part, drawn or [_failed(job, "oom", alone) for job in jobs], strict=True)
+                zip(part, drawn or [_failed(job, "oom", no_room) for job in jobs], strict=True)
             )
-        self.counters.batches += 1
         return [outcomes[index] for index in range(len(batch.jobs))]
 
-    def _opened(self, group: Group) -> tuple[Backbone, Conditions]:
+    def _opened(self, group: Group) -> _Open:
+        """The base of a group; another one is closed first. Only alone."""
         key = _open_key(group)
-        if self._open is None or self._open[0] != key:
+        if self._open is None or self._open.key != key:
             if group.weights:
                 raise InputError(f"base {group.base}: LoRA weights cannot be drawn yet")
             if self._open is not None:
                 for side in ("text", "image"):
-                    self._open[1].release(side)
+                    self._open.backbone.release(side)
                 self._open = None
-            set_threads(self._threads)
             backbone = self._open_backbone(group)
             batches: tuple[Batch, ...] = self._plan.batches if self._plan else ()
             coming = (
                 job for batch in batches if _open_key(batch.group) == key for job in batch.jobs
             )
-            self._open = (
-                key,
-                backbone,
-                Conditions(backbone, self._shelf, self.counters, coming, self._heed),
-            )
-            self.counters.opened += 1
-        return self._open[1], self._open[2]
+            conditions = Conditions(backbone, self._shelf, self.counters, coming, self._heed)
+            self._open = _Open(key, backbone, conditions)
+            self.counters.add(opened=1)
+        return self._open
 
     def _draw_safely(
-        self, side: ImageSide, jobs: list[Job], size: int, batch_class: int
+        self, one: _Open, jobs: list[Job], size: int, batch_class: int, *, shaken: bool = False
     ) -> list[Outcome] | None:
-        """Outcomes of jobs drawn at `size`, or None when memory is short."""
+        """Outcomes of jobs drawn at `size`, or None when memory is short. `shaken`: the device has
+        just failed.
+        """
         try:
-            drawn = self._draw(side, jobs, size, batch_class)
-            self._shaken = False
-            return drawn
+            return self._draw(one, jobs, size, batch_class)
         except CreatokError:
             raise
         except Exception as error:  # noqa: BLE001 - a fault of one picture must not end the run
@@ -219,30 +294,29 @@ class Renderer:
         if trouble == "oom":
             return None
         if trouble == "device":
-            if self._shaken or not answers(self._device):
+            if shaken or not answers(self._device):
                 raise DeviceLost(f"{self._device} keeps failing: {message}; run the command again")
-            self._shaken = True
-            return self._draw_safely(side, jobs, size, batch_class)
+            return self._draw_safely(one, jobs, size, batch_class, shaken=True)
         if len(jobs) == 1:
             return [_failed(jobs[0], "error", message)]
         outcomes: list[Outcome] = []
         for job in jobs:
-            alone = self._draw_safely(side, [job], size, batch_class)
+            alone = self._draw_safely(one, [job], size, batch_class, shaken=shaken)
             if alone is None:
                 return None
             outcomes += alone
         return outcomes
 
-    def _draw(self, side: ImageSide, jobs: list[Job], size: int, batch_class: int) -> list[Outcome]:
+    def _draw(self, one: _Open, jobs: list[Job], size: int, batch_class: int) -> list[Outcome]:
         """Draw at most `size` jobs in a batch of exactly `size`; the pads are copies of the last
         job.
         """
-        assert self._open is not None
-        _, backbone, conditions = self._open
+        backbone, side = one.backbone, one.side
+        assert side is not None
         started = time.perf_counter()
         padded = jobs + jobs[-1:] * (size - len(jobs))
         first, seeds = padded[0], [job.seed for job in padded]
-        rows = [conditions.rows(job) for job in padded]
+        rows = [one.conditions.rows(job) for job in padded]
         cond = Conditioning.stack([row[0] for row in rows])
         negative = Conditioning.stack([row[1] for row in rows]) if first.guidance > 1 else None
         with torch.inference_mode():
@@ -257,7 +331,7 @@ class Renderer:
                 options=first.options,
                 seeds=seeds,
             ):
-                self.counters.forwards += 1
+                self.counters.add(forwards=1)
                 self._heed()
             pictures = develop(side, latents, len(jobs), self.counters)
         seconds = (time.perf_counter() - started) / len(jobs)
@@ -271,7 +345,7 @@ class Renderer:
                 batch_class=batch_class,
                 batch_effective=size,
                 seconds=seconds,
-                versions=stack_versions(torch.get_num_threads()),
+                versions=stack_versions(self._count(one)),
                 notes=picture.notes,
             )
             facts = [("base", base_label(backbone.facts.name)), ("licence", backbone.facts.licence)]

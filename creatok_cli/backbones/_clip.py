@@ -15,11 +15,13 @@ Does not: load weights, or know how a base joins its towers.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 from transformers.masking_utils import create_causal_mask
 
 from creatok_cli.errors import ArtefactError
@@ -71,7 +73,12 @@ class ClipWords:
 
     def lay_out(self, prompt: str, tokens: Sequence[Token]) -> Laid:
         """See `inject.lay_out`."""
-        counts = {token.word: token.counts[self.name] for token in tokens}
+        return self.lay_out_counts(
+            prompt, {token.word: token.counts[self.name] for token in tokens}
+        )
+
+    def lay_out_counts(self, prompt: str, counts: Mapping[str, int]) -> Laid:
+        """The same for words of which only the number of vectors is known."""
         return lay_out(
             prompt,
             counts,
@@ -87,7 +94,7 @@ class ClipTower:
     """One text tower with weights."""
 
     def __init__(self, words: ClipWords, model: CLIPTextModelWithProjection) -> None:
-        self.words, self.model = words, model
+        self.words, self.model = words, model.requires_grad_(False)
         self._text = getattr(model, "text_model", model)
         self._projection = getattr(model, "text_projection", None)
         self.check_eos()
@@ -171,9 +178,38 @@ class ClipTower:
         ends = [row.eos for row in laid]
         return self.run(self.embed(laid, self.vectors(tokens), max(ends) + 1), ends).pooled
 
+    def pooled_map(self, prompts: Sequence[str], word: str, count: int) -> PooledMap:
+        """See `PooledMap`. Raises ArtefactError when the word is not in a prompt, or a prompt does
+        not fit.
+        """
+        laid = [self.words.lay_out_counts(prompt, {word: count}) for prompt in prompts]
+        for prompt, row in zip(prompts, laid, strict=True):
+            if not row.holes or row.cut:
+                raise ArtefactError(f"{prompt[:60]!r} must hold {word} and fit into one prompt")
+        return PooledMap(self, laid)
+
     def vectors(self, tokens: Sequence[Token]) -> dict[str, Tensor]:
         """This tower's vectors by word."""
         return {token.word: token.vectors[self.words.name] for token in tokens}
+
+    def vocabulary(self) -> tuple[Tensor, tuple[str, ...]]:
+        """The table [v d] as it is, and how each row is spelled; empty for special ids."""
+        weight: Tensor = self._text.embeddings.token_embedding.weight.detach()
+        known = self.words.tokenizer.get_vocab()
+        spelled = [""] * weight.shape[0]
+        special = set(self.words.tokenizer.all_special_ids)
+        for piece, number in known.items():
+            if number < len(spelled) and number not in special:
+                spelled[number] = piece.removesuffix("</w>")
+        return weight, tuple(spelled)
+
+    def digest(self) -> str:
+        """`sha256:` and 64 hex digits over names, shapes and bytes of the weights, as loaded."""
+        found = hashlib.sha256()
+        for name, weight in sorted(self.model.state_dict().items()):
+            found.update(f"{name} {list(weight.shape)} {weight.dtype}\n".encode())
+            found.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return f"sha256:{found.hexdigest()}"
 
     def rows(self, word: str) -> Tensor:
         """[n d] f32 copies of the vocabulary rows of a word. Raises ArtefactError for a word
@@ -184,6 +220,129 @@ class ClipTower:
             raise ArtefactError(f"{word[:40]!r} is no word for {self.words.name}")
         weight: Tensor = self._text.embeddings.token_embedding.weight
         return weight[torch.tensor(ids, device=weight.device)].detach().float().clone()
+
+
+class PooledMap:
+    """Prompts with holes, ready to be pooled for many candidate vectors.
+
+    What the prompts have in common before their first hole is computed once and enters as keys and
+    values, nothing after EOS is computed, and the last layer answers at EOS alone: exact, because
+    attention is causal. Differentiable in the vectors.
+    """
+
+    def __init__(self, tower: ClipTower, laid: Sequence[Laid]) -> None:
+        self._text, self._projection = tower._text, tower._projection
+        table = self._text.embeddings
+        weight = table.token_embedding.weight
+        first = _shared_prefix(laid)
+        length = max(row.eos for row in laid) + 1
+        device, live = weight.device, length - first
+        ids = torch.tensor([row.ids[:length] for row in laid], device=device)
+        with torch.no_grad():
+            constant = table(input_ids=ids)  # [p s d] with positions
+            self._past = self._prefix(constant[:1, :first])
+        holes = [
+            (p, place - first, row) for p, each in enumerate(laid) for place, _, row in each.holes
+        ]
+        where = torch.tensor(holes, device=device)
+        self._order = [row for _, _, row in laid[0].holes]
+        self._places = where[:, 1].view(len(laid), -1)  # [p holes]
+        positions = table.position_embedding.weight[first:length].detach()
+        self._constant = constant[:, first:].clone()
+        self._constant[where[:, 0], where[:, 1]] = positions[where[:, 1]]
+        self._eos = torch.tensor([row.eos - first for row in laid], device=device)
+        self._first = first
+        # [s s] among the live positions; everything before them is always seen
+        later = torch.ones(live, live, dtype=torch.bool, device=device).triu(1)
+        self._mask = torch.zeros_like(later, dtype=weight.dtype)
+        self._mask.masked_fill_(later, float("-inf"))
+
+    def _prefix(self, hidden: Tensor) -> list[_Past]:
+        """Keys and values of the shared positions, per layer, and the joined projections."""
+        mask = create_causal_mask(
+            config=self._text.config,
+            inputs_embeds=hidden,
+            attention_mask=None,
+            past_key_values=None,
+        )
+        past = []
+        for layer in self._text.encoder.layers:
+            heads, normed = layer.self_attn, layer.layer_norm1(hidden)
+            parts = (heads.q_proj, heads.k_proj, heads.v_proj)
+            scales = (heads.scale, 1.0, 1.0)
+            pairs = list(zip(parts, scales, strict=True))
+            past.append(
+                _Past(
+                    _split(heads.k_proj(normed), heads).transpose(-1, -2),
+                    _split(heads.v_proj(normed), heads),
+                    torch.cat([part.weight * scale for part, scale in pairs]),
+                    torch.cat([part.bias * scale for part, scale in pairs]),
+                )
+            )
+            hidden = layer(hidden, mask, is_causal=True)
+        return past
+
+    def __call__(self, vectors: Tensor, which: Tensor | None = None) -> Tensor:
+        """[r n d] -> [r p d'] for the prompts `which` [p], all of them by default."""
+        rows, prompts = vectors.shape[0], self._constant
+        places, eos = self._places, self._eos
+        if which is not None:
+            prompts, places, eos = prompts[which], places[which], eos[which]
+        count, live, width = prompts.shape
+        values = vectors[:, self._order].to(prompts.dtype)
+        hidden = prompts.expand(rows, -1, -1, -1).reshape(rows * count, live, width)
+        values = values[:, None].expand(-1, count, -1, -1).reshape(rows * count, -1, width)
+        spots = places.expand(rows, -1, -1).reshape(rows * count, -1, 1).expand(-1, -1, width)
+        hidden = hidden.scatter_add(1, spots, values)
+        ends = eos.expand(rows, -1).reshape(-1, 1, 1)
+        layers = self._text.encoder.layers
+        for layer, past in zip(layers, self._past, strict=True):
+            heads = layer.self_attn
+            joined = functional.linear(layer.layer_norm1(hidden), past.weight, past.bias)
+            split = joined.unflatten(-1, (3, heads.num_heads, heads.head_dim))
+            query, keys, states = split.permute(2, 0, 3, 1, 4).unbind()  # each [b h s d/h]
+            mask = self._mask
+            if layer is layers[-1]:
+                mask = mask[ends[:, :, 0]][:, None]  # [b 1 1 s]
+                hidden = hidden.gather(1, ends.expand(-1, -1, width))
+                query = query.gather(
+                    2, ends[:, None].expand(-1, heads.num_heads, -1, heads.head_dim)
+                )
+            among = query @ keys.transpose(-1, -2) + mask
+            scores = torch.softmax(torch.cat([query @ past.keys, among], dim=-1), dim=-1)
+            before, inside = scores.split([self._first, live], dim=-1)
+            mixed = (before @ past.values + inside @ states).transpose(1, 2).flatten(2)
+            hidden = hidden + heads.out_proj(mixed)
+            hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
+        pooled = self._text.final_layer_norm(hidden[:, 0])
+        if self._projection is not None:
+            pooled = self._projection(pooled)
+        return pooled.unflatten(0, (rows, count))
+
+
+def _shared_prefix(laid: Sequence[Laid]) -> int:
+    """How many positions all prompts have in common before any hole or end."""
+    end = min(min(row.holes[0][0], row.eos) for row in laid)
+    first = laid[0].ids
+    return next((at for at in range(end) if any(row.ids[at] != first[at] for row in laid)), end)
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What one layer knows of the constant positions."""
+
+    keys: Tensor
+    """[1 h d/h p], transposed."""
+    values: Tensor
+    """[1 h p d/h]."""
+    weight: Tensor
+    """[3d d]: query (scaled), key and value projections in one."""
+    bias: Tensor
+
+
+def _split(states: Tensor, heads: Any) -> Tensor:
+    """[b s d] -> [b h s d/h]."""
+    return states.unflatten(-1, (heads.num_heads, heads.head_dim)).transpose(1, 2)
 
 
 def chunks(prompts: Sequence[str], rows: int = ENCODE_ROWS) -> list[list[str]]:

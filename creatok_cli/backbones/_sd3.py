@@ -11,6 +11,7 @@ Does not: know plans, batches or seeds beyond the list it is given.
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -91,10 +92,15 @@ class Sd3:
 
 
 class Sd3Image:
-    """Denoiser, scheduler and decoder."""
+    """Denoiser, scheduler and decoder. Drawing changes nothing here: several threads may."""
 
     def __init__(self, facts: BaseFacts, device: str, dtype: str, zero_rows: int) -> None:
-        from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+        from diffusers import (
+            AutoencoderKL,
+            FlowMatchEulerDiscreteScheduler,
+            FlowMatchHeunDiscreteScheduler,
+            SD3Transformer2DModel,
+        )
 
         self._facts, self._device, self._dtype, self._zero_rows = facts, device, dtype, zero_rows
         folder = facts.folder
@@ -103,6 +109,11 @@ class Sd3Image:
         )
         self.vae: Any = load_part(AutoencoderKL, folder, "vae", dtype=dtype, device=device)
         self.vae.decoder.to(memory_format=torch.channels_last)
+        # Imported here: the lazy imports of the library are not made for several threads.
+        self._kinds: dict[str, Any] = {
+            "flow-match-euler": FlowMatchEulerDiscreteScheduler,
+            "flow-match-heun": FlowMatchHeunDiscreteScheduler,
+        }
         self._euler = load_small(FlowMatchEulerDiscreteScheduler, folder, "scheduler")
         self._scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
 
@@ -170,18 +181,12 @@ class Sd3Image:
 
     def _schedule(self, name: str, steps: int, latents: Tensor) -> Any:
         """A fresh scheduler with its steps set, as StableDiffusion3Pipeline sets them."""
-        from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
-
-        kinds = {
-            "flow-match-euler": FlowMatchEulerDiscreteScheduler,
-            "flow-match-heun": FlowMatchHeunDiscreteScheduler,
-        }
-        if name not in self._facts.schedulers or name not in kinds:
+        if name not in self._facts.schedulers or name not in self._kinds:
             raise UnknownName(
                 f"base {self._facts.name} has no scheduler {name!r}; "
                 f"it has {', '.join(self._facts.schedulers)}"
             )
-        schedule: Any = kinds[name].from_config(self._euler.config)
+        schedule: Any = self._kinds[name].from_config(self._euler.config)
         shift = {}
         if schedule.config.get("use_dynamic_shifting"):
             patch = self.transformer.config.patch_size
@@ -199,16 +204,12 @@ class Sd3Image:
         latents = (latents.to(dtype) / config.scaling_factor) + (config.shift_factor or 0.0)
         area = latents.shape[-1] * latents.shape[-2] * self._scale**2
         rows = max(1, DECODE_PIXELS // area)
-        if self.vae.dtype != dtype:
-            self.vae.to(dtype)
-        try:
-            parts = [
-                self.vae.decode(part.to(memory_format=torch.channels_last), return_dict=False)[0]
-                for part in torch.split(latents, rows)
-            ]
-        finally:
-            if self.vae.dtype != torch_dtype(self._dtype):
-                self.vae.to(torch_dtype(self._dtype))
+        # A copy for the rare call in fp32: other threads may be decoding with this one.
+        vae = self.vae if self.vae.dtype == dtype else copy.deepcopy(self.vae).to(dtype)
+        parts = [
+            vae.decode(part.to(memory_format=torch.channels_last), return_dict=False)[0]
+            for part in torch.split(latents, rows)
+        ]
         pixels = torch.cat(parts).float()
         return torch.where(pixels.isfinite(), pixels.clamp(-1.0, 1.0), torch.nan)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from creatok_cli.backbones._clip import ENCODE_ROWS, ClipTower, ClipWords, chunks
+from creatok_cli.backbones._clip import ENCODE_ROWS, ClipTower, ClipWords, PooledMap, chunks
 from creatok_cli.backbones._diffusers import load_part, load_small
 from creatok_cli.backbones.base import Conditioning, torch_dtype
 from creatok_cli.domain import BaseFacts
@@ -124,3 +124,20 @@ class Sd3Text:
     def rows(self, word: str) -> Mapping[str, Tensor]:
         """[n d] vocabulary rows of a word per tower."""
         return {tower.words.name: tower.rows(word) for tower in self.towers}
+
+    def pooled_map(
+        self, prompts: Sequence[str], word: str, counts: Mapping[str, int]
+    ) -> Mapping[str, PooledMap]:
+        """See `backbones.base.TextSide.pooled_map`."""
+        return {
+            tower.words.name: tower.pooled_map(prompts, word, counts[tower.words.name])
+            for tower in self.towers
+        }
+
+    def vocabulary(self) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
+        """Table [v d] and spelling of its rows, per tower."""
+        return {tower.words.name: tower.vocabulary() for tower in self.towers}
+
+    def digests(self) -> Mapping[str, str]:
+        """Digest of the weights, per tower."""
+        return {tower.words.name: tower.digest() for tower in self.towers}

@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from creatok_cli import registry
-from creatok_cli.backbones._vet import Vetted
+from creatok_cli.backbones._vet import WEIGHTS, Vetted
 from creatok_cli.domain import BaseFacts
 from creatok_cli.errors import ArtefactError, DigestMismatch, ModelMissing, Refused, UnknownName
 from creatok_cli.hashing import canonical_json, sha256_hex
 
 ENCODERS = (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2"))
+LIGHT_BYTES = 2**28
+"""Denoisers with smaller weight files draw a batch with one CPU thread: beside each other, two such
+batches take 0.5 to 0.7 of the time that they take one after the other with two threads (measured).
+"""
 CARD_NUMBERS = {"creatok_steps": int, "creatok_guidance": float, "creatok_t5_zero_rows": int}
 
 
@@ -100,6 +104,7 @@ def _plugin(name: str) -> BaseFacts:
         size_multiple=int(spec.get("size_multiple", 1)),
         schedulers=tuple(described.facts.get("SCHEDULERS", ("none",))),
         dtype=str(spec.get("dtype", "fp32")),
+        threads=int(spec.get("threads", 0)),
     )
 
 
@@ -139,6 +144,16 @@ def _folder(name: str, folder: Path, *, plugin: str = "") -> BaseFacts:
         ),
         max_side_px=largest,
         batch_rows=tuple((int(side), int(rows)) for side, rows in spec["batch_rows"]),
+        threads=1 if _denoiser_bytes(vetted) < LIGHT_BYTES else 0,
+    )
+
+
+def _denoiser_bytes(vetted: Vetted) -> int:
+    """Size of the weight files that run at every step."""
+    return sum(
+        path.stat().st_size
+        for name, path in vetted.files.items()
+        if name.startswith(("transformer/", "unet/")) and name.lower().endswith(WEIGHTS)
     )
 
 

@@ -10,12 +10,14 @@ Does not: import torch before a device is asked for; draw, loop over batches, or
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
+from creatok_cli import config
 from creatok_cli.domain import BaseFacts, Job, Options, Size
 from creatok_cli.errors import NoDevice, UnknownName
 
@@ -71,6 +73,15 @@ class Conditioning:
         return Conditioning(joined, tuple(text for part in parts for text in part.cut))
 
 
+class PooledMap(Protocol):
+    """Pooled embeddings of fixed prompts as a function of the vectors of one word."""
+
+    def __call__(self, vectors: Tensor, which: Tensor | None = None) -> Tensor:
+        """[r n d] of r candidates -> [r p d'] for the prompts `which` [p], by default all.
+        Differentiable.
+        """
+
+
 class TextSide(Protocol):
     """Text encoders with their tokenizers."""
 
@@ -93,6 +104,19 @@ class TextSide(Protocol):
     def rows(self, word: str) -> Mapping[str, Tensor]:
         """[n d] f32 per encoder: the vocabulary rows of a word, one per sub-word."""
 
+    def pooled_map(
+        self, prompts: Sequence[str], word: str, counts: Mapping[str, int]
+    ) -> Mapping[str, PooledMap]:
+        """Per encoder what `pooled` says of these prompts, for candidate vectors of the word. What
+        does not depend on them is computed once.
+        """
+
+    def vocabulary(self) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
+        """Per encoder its table [v d], not to be changed, and the spelling of each row."""
+
+    def digests(self) -> Mapping[str, str]:
+        """Per encoder the digest of its weights, for recipes."""
+
 
 class PriorSide(Protocol):
     """Text to image embedding."""
@@ -106,7 +130,8 @@ class PriorSide(Protocol):
 
 class ImageSide(Protocol):
     """Noise to pixels. None of these enters or leaves inference mode: the caller decides about
-    gradients.
+    gradients. Where the facts say `threads`, several threads call them at once: they change
+    nothing.
     """
 
     def noise(self, seeds: Sequence[int], size_px: Size) -> Tensor:
@@ -200,13 +225,55 @@ def set_threads(threads: int | None = None) -> int:
     """
     import torch
 
-    granted = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    count = threads or max(1, min(torch.get_num_threads(), granted, MAX_THREADS))
+    count = threads or own_threads()
     if count != torch.get_num_threads():
         torch.set_num_threads(count)
     return count
+
+
+def own_threads() -> int:
+    """Torch's own choice of CPU threads, within the cores granted."""
+    import torch
+
+    with _FIXED.lock:
+        found = _FIXED.default if _FIXED.inside else torch.get_num_threads()
+    return max(1, min(found, config.cores(), MAX_THREADS))
+
+
+@contextmanager
+def fixed_threads(count: int) -> Iterator[None]:
+    """Work with `count` CPU threads on the calling thread.
+
+    Torch counts per thread, but also changes the default of threads yet to come: that is put back.
+    """
+    import torch
+
+    with _FIXED.lock:
+        before = torch.get_num_threads()
+        if not _FIXED.inside:
+            _FIXED.default = before
+        _FIXED.inside += 1
+        if before != count:
+            torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        with _FIXED.lock:
+            _FIXED.inside -= 1
+            if torch.get_num_threads() != _FIXED.default:
+                torch.set_num_threads(_FIXED.default)
+
+
+@dataclass(slots=True)
+class _Fixed:
+    """How many threads of this process are inside `fixed_threads`, and what they found."""
+
+    lock: Lock
+    inside: int = 0
+    default: int = 0
+
+
+_FIXED = _Fixed(Lock())
 
 
 def torch_dtype(name: str) -> dtype:

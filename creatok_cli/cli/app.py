@@ -28,7 +28,7 @@ from typing import Annotated, Any, TextIO, cast
 import typer
 
 from creatok_cli import __version__
-from creatok_cli.cli import sample
+from creatok_cli.cli import learn_token, sample, tokens
 from creatok_cli.cli.console import Report, Session, Stream
 from creatok_cli.errors import CreatokError, InputError, Interrupted, OutputFull
 
@@ -40,7 +40,7 @@ app = typer.Typer(name="creatok", rich_markup_mode="rich", pretty_exceptions_ena
 
 
 class StopNow(BaseException):
-    """A signal came before any picture was begun, so there is nothing to wait for."""
+    """A signal came before any work was begun, so there is nothing to wait for."""
 
 
 @app.callback(invoke_without_command=True)
@@ -53,7 +53,9 @@ def creatok(
     """Draw sheets of creatures.
 
     [bold]creatok sample SHEET[/bold] makes pictures, a contact sheet, a gallery and a manifest.
+    [bold]creatok learn-token[/bold] learns a word that mixes concepts, for use in sheets.
     """
+    context.obj.report.command = context.invoked_subcommand or ""
     if version:
         context.obj.report.out.write(f"creatok {__version__}\n")
         raise typer.Exit(0)
@@ -62,7 +64,9 @@ def creatok(
         raise typer.Exit(InputError.code)
 
 
+app.command()(learn_token.learn_token)
 app.command()(sample.sample)
+app.add_typer(tokens.tokens, name="tokens")
 
 
 def main() -> None:
@@ -103,7 +107,7 @@ def run_command(session: Session) -> int:
     except typer.TyperException as error:
         report.fail(InputError(usage_message(error)))
     except (StopNow, KeyboardInterrupt, typer.Abort):
-        report.fail(Interrupted("stopped before the first picture; nothing was lost"))
+        report.fail(Interrupted(f"stopped before the first {report.unit}; nothing was lost"))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:  # noqa: BLE001 - the last net: every bug becomes one line and a crash file

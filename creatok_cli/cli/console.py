@@ -26,12 +26,13 @@ from creatok_cli.cli.progress import (
     open_progress,
     printable,
 )
-from creatok_cli.domain import Event, JobFailed, Notice, Planned, Summary
+from creatok_cli.domain import Event, JobFailed, LearnSummary, Notice, Planned, Summary
 from creatok_cli.errors import CreatokError, Interrupted, SheetError
 
 EVENT_SCHEMA = 1
 """Rises when a field of an event changes its meaning or goes away."""
 LISTED_FAILURES = 20
+LEARN = "learn-token"
 
 
 class Stream:
@@ -88,7 +89,9 @@ class Report:
         self.tally = Tally()
         self.progress: Progress = Silence(err)
         self.resume = ""
-        self._summary: Summary | None = None
+        self.command = ""
+        """The command's name, known before its words are read."""
+        self._summary: Summary | LearnSummary | None = None
         self._failures: list[JobFailed] = []
 
     def begin(self, kind: ProgressKind, *, quiet: bool, resume: str) -> None:
@@ -98,8 +101,13 @@ class Report:
 
     @property
     def underway(self) -> bool:
-        """Whether pictures are being drawn, so that stopping waits for the current step."""
-        return self.tally.drawing_s is not None and self._summary is None
+        """Whether work is being done, so that stopping waits for the current step."""
+        return self.tally.is_working and self._summary is None
+
+    @property
+    def unit(self) -> str:
+        """What the command makes one of at a time."""
+        return "step" if self.command == LEARN else "picture"
 
     @property
     def told(self) -> bool:
@@ -107,8 +115,8 @@ class Report:
         return self._summary is not None
 
     def show(self, event: Event) -> None:
-        """Count an event and show it; a Summary waits for `finish`."""
-        if isinstance(event, Summary):
+        """Count an event and show it; a summary waits for `finish`."""
+        if isinstance(event, Summary | LearnSummary):
             self._summary = event
             return
         self.tally.add(event)
@@ -155,7 +163,12 @@ class Report:
                 str(error) if isinstance(error, SheetError) else f"error[{error.reason}]: {error}"
             )
         if self._summary is None:
-            self._summary = self.tally.summary(error, self.resume)
+            is_learning = self.command == LEARN
+            self._summary = (
+                self.tally.learn_summary(error, self.resume)
+                if is_learning
+                else self.tally.summary(error, self.resume)
+            )
         else:
             self._summary = replace(
                 self._summary, code=error.code, reason=error.reason, retryable=error.retryable
@@ -169,13 +182,39 @@ class Report:
             return 0
         if self.json_lines:
             self._json("summary", asdict(summary))
-        else:
-            for name in summary.contact_sheets:
-                self.out.write(printable(name) + "\n")
-            self.out.flush()
-            if summary.code or not self.quiet:
+            return summary.code
+        for name in results_of(summary):
+            self.out.write(printable(name) + "\n")
+        self.out.flush()
+        if summary.code or not self.quiet:
+            if isinstance(summary, LearnSummary):
+                self._say_learned(summary)
+            else:
                 self._say_summary(summary)
         return summary.code
+
+    def lay_out(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Facts by name as data: one JSON event, or lines of `name: value`."""
+        if self.json_lines:
+            self._json(name, fields)
+            return
+        for key, value in fields.items():
+            if isinstance(value, Mapping):
+                self.out.write(f"{key}:\n")
+                for inner, member in value.items():
+                    self.out.write(f"  {inner}: {printable(str(member))}\n")
+            else:
+                self.out.write(f"{key}: {printable(str(value))}\n")
+        self.out.flush()
+
+    def _say_learned(self, summary: LearnSummary) -> None:
+        err = Silence(self.err)
+        if summary.word:
+            err.say(learned_line(summary))
+        if summary.name and not summary.code:
+            err.say(f"use it in a sheet: tokens: {{{summary.word}: {summary.name}}}")
+        if summary.code and summary.resume:
+            err.say(f"go on with: {summary.resume}")
 
     def _say_summary(self, summary: Summary) -> None:
         err = Silence(self.err)
@@ -204,6 +243,30 @@ def event_fields(event: Event) -> dict[str, Any]:
     if isinstance(event, Planned):
         fields["files"] = [{"file": name, "there": there} for name, there in event.files]
     return fields
+
+
+def results_of(summary: Summary | LearnSummary) -> list[str]:
+    """The paths that a person would open next."""
+    if isinstance(summary, Summary):
+        return list(summary.contact_sheets)
+    return [path for path in (summary.path, summary.report) if path]
+
+
+ENDINGS = {
+    "done": "all steps were taken",
+    "capped": "every pair is near enough",
+    "plateau": "it no longer got better",
+    "stopped": "stopped; what was learned so far is kept",
+    "diverged": "it diverged; the last good state is kept",
+    "dead": "there was nothing to learn; nothing was stored",
+}
+
+
+def learned_line(summary: LearnSummary) -> str:
+    """One line for people: what was learned, how long it took, why it ended."""
+    why = ENDINGS.get(summary.ended, summary.ended)
+    what = f"{summary.word}: {summary.steps:,} steps in {duration(summary.seconds)}"
+    return f"{what}; {why}" if why else what
 
 
 def summary_line(summary: Summary) -> str:

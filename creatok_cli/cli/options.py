@@ -19,6 +19,7 @@ from creatok_cli.errors import InputError
 
 MAX_BATCH = 4096
 PIXELS, RUN, REPORT, INSTEAD = "What is drawn", "How it runs", "What it tells", "Instead of a sheet"
+LEARNED, OPTIMISED = "What is learned", "How it is learned"
 
 Sheet = Annotated[
     str | None,
@@ -164,6 +165,183 @@ Sinks = Annotated[
     ),
 ]
 
+# learn-token: what is learned, and how. Each value wins over the preset's.
+LearnBase = Annotated[
+    str,
+    typer.Option(
+        "--base",
+        metavar="BASE",
+        rich_help_panel=LEARNED,
+        help="Learn for this base: bestiary, or a diffusers SD3 folder.",
+    ),
+]
+Preset = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        metavar="NAME|FILE",
+        rich_help_panel=LEARNED,
+        help="Method, pairs and settings: a preset of presets/learn, or a file of the same form.",
+    ),
+]
+Word = Annotated[
+    str | None,
+    typer.Option(
+        "--word",
+        metavar="WORD",
+        rich_help_panel=LEARNED,
+        help="The vague word that gets a meaning, for example menacing. Without it: the preset's.",
+    ),
+]
+Pairs = Annotated[
+    str | None,
+    typer.Option(
+        "--pairs",
+        metavar="NAME|FILE",
+        rich_help_panel=LEARNED,
+        help="Pairs of concepts to learn from: a list that ships with creatok, or a YAML file.",
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        rich_help_panel=LEARNED,
+        help="Name in the library; prompts write <NAME>. Without it: --word, else the preset's.",
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", metavar="N", rich_help_panel=OPTIMISED, help="Optimiser steps."),
+]
+Lr = Annotated[
+    float | None,
+    typer.Option(
+        "--lr",
+        metavar="X",
+        rich_help_panel=OPTIMISED,
+        help="Learning rate at the first step.",
+    ),
+]
+Theta = Annotated[
+    str | None,
+    typer.Option(
+        "--theta",
+        metavar="auto|X|rel:X",
+        rich_help_panel=OPTIMISED,
+        help="How near to each pair is near enough: a cosine, or rel:0.5 between start and best.",
+    ),
+]
+Encoders = Annotated[
+    str | None,
+    typer.Option(
+        "--encoders",
+        metavar="NAME,...",
+        rich_help_panel=OPTIMISED,
+        help="Text encoders that get learned vectors, for example clip_l. Without it: all.",
+    ),
+]
+Sampling = Annotated[
+    str | None,
+    typer.Option(
+        "--sampling",
+        metavar="full|batch|paper",
+        rich_help_panel=OPTIMISED,
+        help="Pairs in a step: all, some without repeats, or drawn as in the paper.",
+    ),
+]
+Restarts = Annotated[
+    int | None,
+    typer.Option(
+        "--restarts",
+        metavar="N",
+        rich_help_panel=OPTIMISED,
+        help="Starts that learn side by side; the best is kept.",
+    ),
+]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        metavar="WORD|random|mean",
+        rich_help_panel=OPTIMISED,
+        help="Where learning starts. Without it: at the word.",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        rich_help_panel=OPTIMISED,
+        help="Same seed, same token.",
+    ),
+]
+LearnPrecision = Annotated[
+    Literal["fp32", "bf16", "fp16"],
+    typer.Option(
+        "--precision",
+        rich_help_panel=OPTIMISED,
+        help="Number format of the text encoders; what is learned is always fp32.",
+    ),
+]
+LearnSets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        rich_help_panel=OPTIMISED,
+        help="Any other setting of the method, for example vectors=2. May repeat.",
+        show_default=False,
+    ),
+]
+LearnDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda[:i]|mps",
+        rich_help_panel=RUN,
+        help="Where to learn and to draw. Without it: auto, the best device found.",
+    ),
+]
+ReportFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--report",
+        metavar="DIR|none",
+        rich_help_panel=RUN,
+        help="Folder of figure, pictures and numbers. Without it: out/learn/ and the name.",
+    ),
+]
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        metavar="",
+        rich_help_panel=RUN,
+        help="Give the name to the new token where the library has another one of that name.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        metavar="",
+        rich_help_panel=RUN,
+        help="Only go on with an unfinished run of these settings; an error if there is none.",
+    ),
+]
+LearnDryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        metavar="",
+        rich_help_panel=RUN,
+        help="Check everything and print what would be learned; open no model.",
+    ),
+]
+
 # What it tells.
 Json = Annotated[
     bool,
@@ -240,6 +418,15 @@ def parse_batch_size(text: str | None) -> int | Literal["auto"] | None:
             f"--batch-size: found {text!r}, expected auto or a whole number from 1 to {MAX_BATCH}"
         )
     return int(text)
+
+
+def parse_report(text: str | None) -> Path | None:
+    """A folder; None where the flag was not given or says `none`."""
+    if text is None or text == "none":
+        return None
+    if not text or "\0" in text:
+        raise InputError("--report: expected a folder, or none")
+    return Path(text)
 
 
 def parse_device(text: str | None) -> str | None:

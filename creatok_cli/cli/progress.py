@@ -11,20 +11,36 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
-from creatok_cli.domain import Event, ImageWritten, JobFailed, Planned, Stage, Summary
+from creatok_cli.domain import (
+    Event,
+    ImageWritten,
+    JobFailed,
+    Learning,
+    LearnSummary,
+    Planned,
+    Stage,
+    Summary,
+)
 from creatok_cli.errors import CreatokError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
+    from rich.table import Table
 
 ProgressKind = Literal["auto", "bar", "plain", "none"]
 LINE_EVERY_S = 60.0
 LINE_EVERY_PERCENT = 1
 LINE_AT_MOST_EVERY_S = 1.0
 BAR_CELLS = 30
+LEARN_EVERY_PERCENT = 5
+TREND_CELLS = 40
+BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+SPEED = "steps_per_second"
+VALUE_NAMES = {"J": "goal J", "cos": "held-out cosine", "norm": "length"}
 
 
 def printable(text: str) -> str:
@@ -63,6 +79,9 @@ class Tally:
     out: str = ""
     started_s: float = field(default_factory=time.monotonic)
     drawing_s: float | None = None
+    is_working: bool = False
+    """A signal waits for the step under way."""
+    steps: int = 0
 
     def add(self, event: Event) -> None:
         """Count one event."""
@@ -72,6 +91,11 @@ class Tally:
                 self.out = event.out
             case Stage(name="drawing"):
                 self.drawing_s = time.monotonic() if self.drawing_s is None else self.drawing_s
+                self.is_working = True
+            case Stage(name="learning"):
+                self.is_working = True
+            case Learning():
+                self.steps = event.index
             case ImageWritten():
                 self.done += 1
             case JobFailed():
@@ -108,6 +132,23 @@ class Tally:
             reason=error.reason,
             retryable=error.retryable,
             resume=resume if remaining else "",
+        )
+
+    def learn_summary(self, error: CreatokError, resume: str) -> LearnSummary:
+        """The summary of a learning run that ended with an error before it could tell its own."""
+        return LearnSummary(
+            word="",
+            name="",
+            id="",
+            path="",
+            report="",
+            steps=self.steps,
+            seconds=round(time.monotonic() - self.started_s, 3),
+            ended="",
+            code=error.code,
+            reason=error.reason,
+            retryable=error.retryable,
+            resume=resume if self.is_working and error.code not in (1, 2) else "",
         )
 
 
@@ -149,6 +190,7 @@ class Lines(Silence):
         super().__init__(err)
         self._said_s = 0.0
         self._percent = 0
+        self._part = -1
 
     def show(self, event: Event, tally: Tally) -> None:
         """Say the stage, or how far the run is when it is time again."""
@@ -156,6 +198,8 @@ class Lines(Silence):
             self.say(stage_line(event))
         if isinstance(event, JobFailed):
             self.say(failure_line(event))
+        if isinstance(event, Learning):
+            self._show_learning(event)
         if isinstance(event, ImageWritten | JobFailed) and tally.todo:
             now_s = time.monotonic()
             finished = tally.done + tally.failed
@@ -168,19 +212,37 @@ class Lines(Silence):
                 self._said_s, self._percent = now_s, percent
                 self.say(tally.line())
 
+    def _show_learning(self, event: Learning) -> None:
+        now_s = time.monotonic()
+        part = 100 * event.index // max(1, event.total) // LEARN_EVERY_PERCENT
+        moved = part > self._part and now_s >= self._said_s + LINE_AT_MOST_EVERY_S
+        if moved or now_s >= self._said_s + LINE_EVERY_S or event.index >= event.total:
+            self._said_s, self._part = now_s, part
+            values = [
+                f"{value_name(name)} {value:.3f}"
+                for name, value in event.values.items()
+                if name != SPEED
+            ]
+            self.say("; ".join([learning_line(event), *values]))
+
 
 class Bar(Silence):
     """A Rich bar with images/s, remaining time and failures. Rich is imported on first use."""
 
     def __init__(self, err: TextIO) -> None:
         super().__init__(err)
-        self._bar = open_rich_progress(err)
+        self._trends: dict[str, Trend] = {}
+        self._bar = open_rich_progress(err, self._trends)
         self._task = self._bar.add_task("checking", total=None, rest="")
         self._bar.start()
 
     def show(self, event: Event, tally: Tally) -> None:
         """Move the bar."""
+        if isinstance(event, Learning):
+            self._show_learning(event)
+            return
         if isinstance(event, Stage):
+            self._leave_trends()
             self._bar.update(self._task, description=printable(stage_line(event)))
         if isinstance(event, JobFailed):
             self.say(failure_line(event))
@@ -201,6 +263,83 @@ class Bar(Silence):
         """Leave the last state of the bar behind."""
         self._bar.stop()
 
+    def _show_learning(self, event: Learning) -> None:
+        for name, value in event.values.items():
+            if name != SPEED:
+                self._trends.setdefault(name, Trend()).add(value)
+        self._bar.update(
+            self._task, total=event.total, completed=event.index, rest=learning_line(event)
+        )
+
+    def _leave_trends(self) -> None:
+        """Learning is over: its numbers stay above the bar."""
+        if self._trends:
+            self._bar.console.print(trend_table(self._trends))
+            self._trends.clear()
+
+
+class Trend:
+    """The numbers of one value, thinned out evenly so that they fit a line of blocks."""
+
+    def __init__(self) -> None:
+        self.first = self.last = 0.0
+        self._kept: list[float] = []
+        self._every = 1
+        self._seen = 0
+
+    def add(self, value: float) -> None:
+        """Take the next number."""
+        self.first = value if not self._seen else self.first
+        self.last = value
+        if self._seen % self._every == 0:
+            self._kept.append(value)
+        self._seen += 1
+        if len(self._kept) > 2 * TREND_CELLS:
+            self._kept, self._every = self._kept[::2], 2 * self._every
+
+    def blocks(self) -> str:
+        """A line of block characters, low to high."""
+        kept = self._kept
+        count = min(TREND_CELLS, len(kept))
+        shown = [kept[index * len(kept) // count] for index in range(count)]
+        shown = [*shown[:-1], self.last]
+        low, high = min(shown), max(shown)
+        scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
+        return "".join(BLOCKS[round((value - low) * scale)] for value in shown)
+
+
+def trend_table(trends: Mapping[str, Trend]) -> Table:
+    """One row per value: name, course, start and now."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(width=TREND_CELLS, no_wrap=True)
+    table.add_column(justify="right")
+    for name, trend in trends.items():
+        course = f"{trend.first:.3f} \u2192 "
+        table.add_row(
+            Text(printable(value_name(name)), style="dim"),
+            Text(trend.blocks(), style="cyan"),
+            Text.assemble((course, "dim"), (f"{trend.last:.3f}", "bold")),
+        )
+    return table
+
+
+def value_name(name: str) -> str:
+    """`held-out cosine clip_l` for `cos/clip_l`."""
+    head, _, rest = name.partition("/")
+    return f"{VALUE_NAMES.get(head, head)} {rest}".rstrip()
+
+
+def learning_line(event: Learning) -> str:
+    """`3,400/10,000 steps, 310 steps/s, 21 s left`."""
+    rate, left = event.values.get(SPEED, 0.0), event.total - event.index
+    ahead = f", {rate:,.0f} steps/s" if rate >= 1 else f", {rate:.2f} steps/s" if rate else ""
+    ahead += f", {duration(left / rate)} left" if rate and left > 0 else ""
+    return f"{event.index:,}/{event.total:,} steps{ahead}"
+
 
 def stage_line(stage: Stage) -> str:
     """`loading bestiary`."""
@@ -213,9 +352,12 @@ def failure_line(failure: JobFailed) -> str:
     return f"{place}failed[{failure.kind}]: job {failure.row}: {failure.message}"
 
 
-def open_rich_progress(err: TextIO) -> RichProgress:
-    """A Rich progress display without markup, on a console that never ends the process."""
-    from rich.console import Console
+def open_rich_progress(err: TextIO, trends: Mapping[str, Trend]) -> RichProgress:
+    """A Rich progress display without markup, on a console that never ends the process.
+
+    While there are trends, they stand below the bar.
+    """
+    from rich.console import Console, RenderableType
     from rich.progress import BarColumn, Progress, TextColumn
 
     class Patient(Console):
@@ -223,7 +365,13 @@ def open_rich_progress(err: TextIO) -> RichProgress:
             # Rich would end the process here, and a run must not end because nobody looks.
             self.quiet = True
 
-    return Progress(
+    class Board(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield from super().get_renderables()
+            if trends:
+                yield trend_table(trends)
+
+    return Board(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=BAR_CELLS),
         TextColumn("{task.fields[rest]}", markup=False),

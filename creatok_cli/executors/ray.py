@@ -1,4 +1,4 @@
-"""Ray: one actor with its own renderer per GPU or CPU core; only this process writes files.
+"""Ray: one actor with its own renderer per GPU or per few CPU cores; only this process writes.
 
 Needs the extra `creatok[ray]`. Actors are never restarted by Ray: when one dies, its batch is given
 to a fresh one. A batch that killed two actors is drawn member by member, and the member that kills
@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from creatok_cli.config import cores
 from creatok_cli.domain import Batch, Failed
 from creatok_cli.errors import InputError
 from creatok_cli.executors.base import Outcome, Render
@@ -27,7 +28,7 @@ DEATHS = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spec:
-    """`workers` 0 means one per GPU, or one per CPU core where there is none."""
+    """`workers` 0 means one per GPU; on CPUs as many as the threads of a batch leave room for."""
 
     workers: int = 0
     address: str = ""
@@ -63,26 +64,26 @@ class Crew(Protocol):
         """End a worker, dead or alive."""
 
 
-def build(spec: Spec) -> Ray:
-    """The engine. Raises InputError where Ray is not installed."""
+def build(spec: Spec, *, threads: int, device: str) -> Ray:
+    """The engine; see `executors.base`. Raises InputError where Ray is not installed."""
     try:
         import ray  # noqa: F401
     except ImportError:
         raise InputError(
             "the executor 'ray' needs Ray: pip install 'creatok[ray]', or use --executor local"
         ) from None
-    return Ray(spec)
+    return Ray(spec, threads, device)
 
 
 class Ray:
     """Spreads batches over actors."""
 
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
+    def __init__(self, spec: Spec, threads: int, device: str) -> None:
+        self._spec, self._threads, self._device = spec, threads, device
 
     def run(self, batches: Iterable[Batch], render: Render) -> Iterator[Outcome]:
         """Outcomes as batches finish, in any order of batches."""
-        crew = RayCrew(self._spec, render)
+        crew = RayCrew(self._spec, render, threads=self._threads, device=self._device)
         try:
             yield from spread(batches, crew)
         finally:
@@ -145,6 +146,17 @@ def _after_death(work: _Work, reason: str, again: deque[_Work]) -> Iterator[Outc
             again.append(_Work(replace(work.batch, jobs=(job,)), alone=True))
 
 
+def _shares(workers: int, gpus: int, cpus: int, threads: int) -> tuple[int, dict[str, float]]:
+    """(workers, what each asks of Ray). A batch that takes a whole machine takes one like this."""
+    if gpus:
+        return workers or gpus, {"num_gpus": gpus / (workers or gpus)}
+    each = threads or cores()
+    size = workers or max(1, cpus // each)
+    share = min(float(each), cpus / size)
+    # Ray takes fractions below 1 only.
+    return size, {"num_cpus": share if share < 1 else float(int(share))}
+
+
 def _drain(crew: Crew, busy: dict[Any, tuple[Any, _Work]]) -> Iterator[Outcome]:
     """Finish and give out what others had under way, before an error ends the run."""
     while busy:
@@ -158,7 +170,7 @@ def _drain(crew: Crew, busy: dict[Any, tuple[Any, _Work]]) -> Iterator[Outcome]:
 class RayCrew:
     """Workers as Ray actors."""
 
-    def __init__(self, spec: Spec, render: Render) -> None:
+    def __init__(self, spec: Spec, render: Render, *, threads: int, device: str) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         import ray
 
@@ -168,11 +180,8 @@ class RayCrew:
             place = {"address": spec.address} if spec.address else {"include_dashboard": False}
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **place)
         resources = ray.cluster_resources()
-        gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        self.size = spec.workers or gpus or cores
-        share = (
-            {"num_gpus": gpus / self.size} if gpus else {"num_cpus": min(1.0, cores / self.size)}
-        )
+        gpus = int(resources.get("GPU", 0)) if device != "cpu" else 0
+        self.size, share = _shares(spec.workers, gpus, int(resources.get("CPU", 1)), threads)
 
         class Artist:
             def __init__(self, render: Render) -> None:

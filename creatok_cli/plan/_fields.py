@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from creatok_cli.domain import Size
 from creatok_cli.plan._template import NAME
-from creatok_cli.plan._text import FORBIDDEN, Cell, Number, forbidden_message
+from creatok_cli.strict_text import FORBIDDEN, Cell, Number, forbidden_message
 
 MAX_PROMPT = 4_000
 MAX_VALUES = 10_000
@@ -220,6 +220,16 @@ def need_mapping(value: object) -> object:
     return value
 
 
+def _words_once(value: object) -> object:
+    """Refuses `fox` beside `<fox>`: one word, declared twice."""
+    need_mapping(value)
+    if isinstance(value, dict):
+        for word in value:
+            if isinstance(word, str) and not word.startswith("<") and f"<{word}>" in value:
+                _wrong("each word once", f"{word} and <{word}> are one word", "duplicate-key")
+    return value
+
+
 def need_list(value: object) -> object:
     """Refuses null: a key without a value says nothing."""
     _need_value(value, "a list")
@@ -236,7 +246,7 @@ _GUIDANCE = _Real(0, 50)
 _SEED = _Whole(0, 2**63 - 1, "a whole number from 0 to 2^63 - 1")
 _BASE = _Text("the name or folder of a base", high=1_000)
 _SCHEDULER = _Text("the name of a scheduler", high=100)
-_FILE = _Text("the path of a token file", high=1_000)
+_FILE = _Text("the name or file of a token", high=1_000)
 _TEMPLATE = _Text("an output name such as {job}/{index:04d}-{key8}", high=300)
 _TAG = _Text("a tag", high=100, has_numbers=True)
 _ANY = _Text("text", high=1_000)
@@ -294,5 +304,5 @@ Combinations = Annotated[
     BeforeValidator(need_list),
     Field(min_length=1, max_length=1_000),
 ]
-Tokens = Annotated[dict[Word, TokenFile], BeforeValidator(need_mapping), Field(max_length=1_000)]
+Tokens = Annotated[dict[Word, TokenFile], BeforeValidator(_words_once), Field(max_length=1_000)]
 Tags = Annotated[list[Tag], BeforeValidator(_split), Field(max_length=100)]

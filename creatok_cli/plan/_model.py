@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from creatok_cli.errors import Problem
 from creatok_cli.plan import _fields as kinds
-from creatok_cli.plan._text import Cell, Problems, escaped, shown
 from creatok_cli.registry import did_you_mean
+from creatok_cli.strict_text import Cell, Problems, escaped, shown
 
 SET = "--set"
 _POSITION = re.compile(r"row [0-9]+")
@@ -103,7 +103,8 @@ class Head(_Strict):
     )
     tokens: kinds.Tokens = Field(
         default_factory=dict,
-        description="Learned words and their files: <hydra-fox>: tokens/hydra-fox.safetensors.",
+        description="Learned words: hydra-fox: NAME in the token library, or the path of its "
+        "file. Prompts say <hydra-fox>.",
     )
     vars: kinds.Constants = Field(
         default_factory=dict, description="Variables with one value, for all jobs."

@@ -13,10 +13,10 @@ from creatok_cli.domain import BaseFacts
 from creatok_cli.errors import Problem
 from creatok_cli.plan._combine import exclusions, prompt_count
 from creatok_cli.plan._model import Entry, Settings
-from creatok_cli.plan._text import At, Problems, shown
 from creatok_cli.plan.sheet import MAX_PICTURES, Sheet
 from creatok_cli.registry import did_you_mean
 from creatok_cli.seeds import derive
+from creatok_cli.strict_text import At, Problems, shown
 
 MAX_EXCLUSION_CHECKS = 5_000_000
 _OVERRIDES = frozenset(Settings.model_fields)

@@ -10,29 +10,23 @@ Does not: check values, or look at prompts.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from creatok_cli.errors import SheetError
-from creatok_cli.plan._text import (
+from creatok_cli.strict_csv import MAX_LINE, cell_place, check_size, iter_records
+from creatok_cli.strict_text import (
     MAX_DEPTH,
     Cell,
     Number,
-    position,
     refuse,
     shown,
 )
-from creatok_cli.plan._yaml import read_yaml
+from creatok_cli.strict_yaml import read_yaml
 
-MAX_LINES = 1_000_000
-MAX_CELLS = 4_000_000
-"""Most separators of a row sheet: a bound on its memory before anything is parsed."""
 MAX_COLUMNS = 1_000
-MAX_LINE = 1_048_576
 _NESTED = ("matrix", "zip", "include", "exclude", "vars")
 _OPENERS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')
 
@@ -52,10 +46,7 @@ class CsvPlaces:
         start = 1 if row is None else self.starts[row]
         if not names:
             return start, 1
-        offset = _line_offset(self.text, start)
-        record = self.text[offset : offset + MAX_LINE]
-        line, column = position(record, _cell_offset(record, self.columns.index(str(names[0]))))
-        return start + line - 1, column
+        return cell_place(self.text, start, self.columns.index(str(names[0])))
 
 
 class JsonlPlaces:
@@ -90,29 +81,19 @@ def read_csv(
 
     Raises SheetError for a bad header, a ragged record, broken quotes.
     """
-    _bound(text, file, text.count(","))
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     columns: list[str] = []
     starts: list[int] = []
     rows: list[dict[str, Any]] = []
-    last = 0
-    try:
-        for record in reader:
-            start, last = last + 1, reader.line_num
-            if not record:
-                continue
-            if not columns:
-                columns = [cell.strip() for cell in record]
-                _check_header(columns, file, start, known)
-                continue
-            if len(record) != len(columns):
-                message = f"this record has {len(record)} cells, the header has {len(columns)}"
-                refuse(file, start, 1, "ragged-row", f"{message}; quote text that has commas in it")
-            rows.append(_record(record, columns, known))
-            starts.append(start)
-    except csv.Error as error:
-        message = f"this is not valid CSV: {error}; quote text that has commas or quotes in it"
-        refuse(file, max(reader.line_num, 1), 1, "csv-syntax", message)
+    for start, record in iter_records(text, file):
+        if not columns:
+            columns = [cell.strip() for cell in record]
+            _check_header(columns, file, start, known)
+            continue
+        if len(record) != len(columns):
+            message = f"this record has {len(record)} cells, the header has {len(columns)}"
+            refuse(file, start, 1, "ragged-row", f"{message}; quote text that has commas in it")
+        rows.append(_record(record, columns, known))
+        starts.append(start)
     if not columns:
         refuse(file, 1, 1, "empty", "the sheet is empty; its first line must name the columns")
     return rows, CsvPlaces(text, starts, columns)
@@ -125,7 +106,7 @@ def read_jsonl(
 
     Raises SheetError for what is not a JSON object, and for repeated keys.
     """
-    _bound(text, file, text.count(",") + text.count("["))
+    check_size(text, file, text.count(",") + text.count("["))
     lines: list[str] = []
     numbers: list[int] = []
     rows: list[dict[str, Any]] = []
@@ -142,13 +123,6 @@ def read_jsonl(
             row["vars"] = {**own, **extra} if isinstance(own, dict) else own
         rows.append(row)
     return rows, JsonlPlaces(lines, numbers, file)
-
-
-def _bound(text: str, file: str, separators: int) -> None:
-    if text.count("\n") > MAX_LINES or text.count("\r") > MAX_LINES:
-        refuse(file, 1, 1, "too-many-rows", f"more than {MAX_LINES} lines")
-    if separators > MAX_CELLS:
-        refuse(file, 1, 1, "too-many-nodes", f"more than {MAX_CELLS} cells or values")
 
 
 def _check_header(columns: list[str], file: str, line: int, known: Collection[str]) -> None:
@@ -284,27 +258,3 @@ def _rough_column(line: str, path: Sequence[str | int], key: bool) -> int:
     names = [step for step in path if isinstance(step, str)]
     found = re.search(rf'"{re.escape(names[-1])}"\s*:\s*', line) if names else None
     return 1 if found is None else (found.start() if key else found.end()) + 1
-
-
-def _line_offset(text: str, line: int) -> int:
-    if line <= 1:
-        return 0
-    for number, found in enumerate(re.finditer("\r\n|\r|\n", text), 2):
-        if number == line:
-            return found.end()
-    return len(text)
-
-
-def _cell_offset(record: str, index: int) -> int:
-    """Offset of the cell `index` in a record, past the blanks before it."""
-    is_quoted, seen, offset = False, 0, 0
-    while offset < len(record) and seen < index:
-        character = record[offset]
-        if character == '"':
-            is_quoted = not is_quoted
-        elif character == "," and not is_quoted:
-            seen += 1
-        offset += 1
-    while offset < len(record) and record[offset] == " ":
-        offset += 1
-    return offset

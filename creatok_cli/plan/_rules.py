@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from creatok_cli.errors import UnsafeName
 from creatok_cli.plan import names
 from creatok_cli.plan._template import TemplateFault, fields
-from creatok_cli.plan._text import At, Problems, shown
 from creatok_cli.registry import did_you_mean
+from creatok_cli.strict_text import At, Problems, shown
 
 if TYPE_CHECKING:
     from creatok_cli.plan._model import Entry

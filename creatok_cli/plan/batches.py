@@ -15,7 +15,7 @@ from dataclasses import replace
 from creatok_cli.domain import Batch, Group, Job, Plan
 from creatok_cli.errors import InputError
 from creatok_cli.hashing import canonical_json, sha256_hex
-from creatok_cli.plan._text import collector_paused
+from creatok_cli.strict_text import collector_paused
 
 
 def make_plan(jobs: Sequence[Job], *, sheet: str, batch_class: int | Callable[[Job], int]) -> Plan:

@@ -23,9 +23,9 @@ from creatok_cli.plan._combine import assignments
 from creatok_cli.plan._fields import MAX_PROMPT
 from creatok_cli.plan._resolve import Resolver, Row, check_amount
 from creatok_cli.plan._template import fill
-from creatok_cli.plan._text import Problems, collector_paused, shown
 from creatok_cli.plan.sheet import Sheet
 from creatok_cli.registry import did_you_mean
+from creatok_cli.strict_text import Problems, collector_paused, shown
 
 MAX_PROMPT_TEXT = 64 * 1024 * 1024
 """Most characters of all prompts of a plan together."""
@@ -144,7 +144,8 @@ class _Expansion:
         return tuple((word, self.tokens[word]) for word in sorted(words))
 
     def undeclared(self, row: Row, key: str, word: str, message: str) -> Problem:
-        hint = did_you_mean(word, self.sheet.tokens) or f"declare it: tokens: {{{word}: FILE}}"
+        declare = f"declare it: tokens: {{{word.strip('<>')}: NAME or FILE}}"
+        hint = did_you_mean(word, self.sheet.tokens) or declare
         if key == "prompt":
             return self.sheet.problem(("jobs", row.index, key), "unknown-token", message, hint)
         return self.sheet.setting_problem(row.index, key, "unknown-token", message, hint)

@@ -1,15 +1,14 @@
 """Sheet bytes to a checked `Sheet`: YAML, CSV or JSONL, with errors at file:line:column.
 
-Three passes, each of which reports all it can find: text and syntax (`_text`, `_yaml`, `_rows`),
-types and unknown keys (`_model`, pydantic), and the rules between keys (`_rules`). What needs to
-know a base waits for `expand`.
+Three passes, each of which reports all it can find: text and syntax (`strict_*`, `_rows`), types
+and unknown keys (`_model`, pydantic), and the rules between keys (`_rules`). What needs to know a
+base waits for `expand`.
 
 Does not: open a token or a model, expand a row, or import torch.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,9 +32,17 @@ from creatok_cli.plan._model import (
 )
 from creatok_cli.plan._rows import read_csv, read_jsonl
 from creatok_cli.plan._rules import check_rules
-from creatok_cli.plan._text import MAX_BYTES, Problems, collector_paused, decode, refuse, shown
-from creatok_cli.plan._yaml import read_yaml
-from creatok_cli.registry import did_you_mean, names, preset_folder
+from creatok_cli.registry import did_you_mean, names, preset_path
+from creatok_cli.strict_text import (
+    MAX_BYTES,
+    Problems,
+    collector_paused,
+    decode,
+    load_bytes,
+    refuse,
+    shown,
+)
+from creatok_cli.strict_yaml import read_yaml
 
 __all__ = ["MAX_PICTURES", "Sheet", "load_sheet", "sheet_schema"]
 
@@ -159,8 +166,8 @@ def load_sheet(
         data = (stdin or sys.stdin.buffer).read(MAX_BYTES + 1)
         file, name, folder = "stdin", "stdin", Path.cwd()
     else:
-        file, found = path_or_dash, _find(path_or_dash)
-        data, name, folder = _bytes(found, file), found.stem, found.parent
+        file, found = path_or_dash, preset_path(path_or_dash)
+        data, name, folder = load_bytes(found, file), found.stem, found.parent
     with collector_paused():
         return _checked(data, file, name, folder, overrides or {}, base)
 
@@ -189,37 +196,6 @@ def _checked(
     )
     check_rules(sheet)
     return sheet
-
-
-def _find(text: str) -> Path:
-    path = Path(text)
-    parts = path.parts
-    if parts[:1] == ("presets",) and not path.exists() and ".." not in parts:
-        return preset_folder().joinpath(*parts[1:])
-    return path
-
-
-def _bytes(path: Path, file: str) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            if os.fstat(stream.fileno()).st_size > MAX_BYTES:
-                limit = f"{MAX_BYTES // 1024**2} MiB"
-                refuse(file, 1, 1, "file-too-big", f"the file is larger than {limit}")
-            return stream.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        near = did_you_mean(path.name, _neighbours(path))
-        hint = f"; {near}" if near else ""
-        refuse(file, 1, 1, "unreadable", f"there is no such file{hint}")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        refuse(file, 1, 1, "unreadable", f"the file cannot be read: {reason}")
-
-
-def _neighbours(path: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(path.parent) if name.isprintable())
-    except OSError:
-        return []
 
 
 def _read(data: bytes, file: str) -> tuple[Any, Any, Places, bool]:

@@ -9,12 +9,10 @@ Does not: contain a time; show what was never tried; touch the pictures.
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, ImageDraw
 
 from creatok_cli import __version__, durable
 from creatok_cli.domain import Failed, Plan, Rendered
@@ -35,19 +33,28 @@ from creatok_cli.sinks._layout import (
     label_lines,
     line_height,
     readable,
-    shortened,
 )
 from creatok_cli.sinks._ledger import Picture, pictures
-from creatok_cli.sinks._metadata import MAX_FILE, MAX_PIXELS, json_bytes
+from creatok_cli.sinks._metadata import json_bytes
+from creatok_cli.sinks._page import (
+    ACCENT,
+    BACKGROUND,
+    FAULT,
+    MUTED,
+    RULE,
+    TEXT,
+    TILE_GROUND,
+    check_ours,
+    digest_of,
+    load_tile,
+    page_bytes,
+    put,
+)
 from creatok_cli.sinks.base import Output
 
 LAYOUT = 1
 """Rises with the look, so that old pages are drawn again."""
 DIGEST_KEYWORD = "creatok-sheet"
-
-BACKGROUND, TILE_GROUND = (24, 25, 28), (36, 38, 43)
-TEXT, MUTED, ACCENT, RULE = (236, 236, 240), (150, 153, 163), (240, 190, 90), (58, 61, 68)
-FAULT = (226, 110, 98)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,25 +97,19 @@ class ContactSheetSink:
         facts = Facts.of(self._plan.sheet, shown)
         for number, (name, page) in enumerate(zip(names, pages, strict=True), start=1):
             digest = page_digest(facts, page, number, len(pages))
-            if digest_of(self._out, name) != digest:
-                self._check_ours(name)
+            if digest_of(self._out, name, DIGEST_KEYWORD) != digest:
+                check_ours(self._out, name, DIGEST_KEYWORD)
                 image, is_whole = draw_page(self._out, facts, page, number, len(pages))
                 # A page with a hole has no digest of ours, so the next run draws it again.
-                data = page_bytes(image, digest if is_whole else "incomplete")
+                data = page_bytes(image, digest if is_whole else "incomplete", DIGEST_KEYWORD)
                 durable.replace_derived(self._out.folder, name, data, writer=self._out.writer)
         self._out.derived += names
         self._remove_stale(set(names))
 
-    def _check_ours(self, name: str) -> None:
-        """A picture or a stranger's file of that name is never replaced."""
-        path = self._out.folder / name
-        if os.path.lexists(path) and not digest_of(self._out, name):
-            raise FileExistsError(f"{name} is no contact sheet of creatok; move it away")
-
     def _remove_stale(self, names: set[str]) -> None:
         """Pages of an earlier, longer plan: only files that carry our digest."""
         for path in sorted(self._out.folder.glob("contact-sheet*.png")):
-            if path.name not in names and digest_of(self._out, path.name):
+            if path.name not in names and digest_of(self._out, path.name, DIGEST_KEYWORD):
                 durable.remove(self._out.folder, path.name)
 
 
@@ -157,27 +158,6 @@ def page_digest(facts: Facts, page: Sequence[Strip], number: int, count: int) ->
     ]
     who = [facts.sheet, facts.done, facts.failed, facts.origin, number, count]
     return sha256_hex(json_bytes([LAYOUT, __version__, who, shows]))
-
-
-def digest_of(out: Output, name: str) -> str:
-    """The digest in a page's head, empty if it is no page of ours."""
-    try:
-        with durable.place(out.folder, name) as spot, durable.reading(spot) as (fd, _):
-            with open(fd, "rb", closefd=False) as file:
-                head = file.read(400)
-    except OSError:
-        return ""
-    _, found, rest = head.partition(DIGEST_KEYWORD.encode() + b"\x00")
-    return rest[:64].decode("ascii", "replace") if found else ""
-
-
-def page_bytes(image: Image.Image, digest: str) -> bytes:
-    """The PNG of a page with its digest right after the header."""
-    info = PngImagePlugin.PngInfo()
-    info.add_text(DIGEST_KEYWORD, digest)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=3, pnginfo=info)
-    return buffer.getvalue()
 
 
 def draw_page(
@@ -263,35 +243,3 @@ def draw_tile(
         caption = stem
     put(pen, (at[0], at[1] + height + 4), caption, CAPTION_PX, MUTED, width)
     return shown is not None or picture.line.status == "failed"
-
-
-def load_tile(out: Output, picture: Picture, tile: tuple[int, int]) -> Image.Image | None:
-    """The picture at its size on the page; None if it is gone or no picture."""
-    try:
-        data = durable.read_file(out.folder, picture.line.file, limit=MAX_FILE)
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                return None
-            shown = opened.convert("RGBA" if "A" in opened.getbands() else "RGB")
-    except (OSError, SyntaxError, ValueError):
-        return None
-    if shown.size != tile:
-        grows = tile[0] >= shown.width
-        shown = shown.resize(tile, Image.Resampling.BICUBIC if grows else Image.Resampling.LANCZOS)
-    if shown.mode == "RGB":
-        return shown
-    ground = Image.new("RGBA", tile, (*TILE_GROUND, 255))
-    return Image.alpha_composite(ground, shown).convert("RGB")
-
-
-def put(
-    pen: ImageDraw.ImageDraw,
-    at: tuple[int, int],
-    text: str,
-    size_px: int,
-    colour: tuple[int, int, int],
-    width: int,
-) -> None:
-    """Text that never leaves its width."""
-    face = font(size_px)
-    pen.text(at, shortened(text, face, width), font=face, fill=colour)

@@ -14,6 +14,7 @@ Does not: read pickle in any dress, keep a library of tokens, or export to other
 from __future__ import annotations
 
 import array
+import io
 import math
 import os
 import re
@@ -28,13 +29,23 @@ from creatok_cli import __version__, durable
 from creatok_cli.errors import ArtefactError, DigestMismatch, Refused, TokenMissing
 from creatok_cli.hashing import canonical_json, sha256_hex
 from creatok_cli.tokens._layout import Layout, header_json, read_layout
-from creatok_cli.tokens.token import Token, check_names, check_rows, row_bytes, token_id
+from creatok_cli.tokens.token import (
+    Rows,
+    Token,
+    check_names,
+    check_rows,
+    row_bytes,
+    token_id,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA = "1"
 MAX_TOKEN_BYTES = 64 * 2**20
+SUFFIX = ".safetensors"
+PROFILE = "creatok.profile"
+"""Metadata that marks a file as written for another client; see `profiles.py`."""
 DIGITS = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -52,9 +63,11 @@ class TokenHeader:
     metadata: Mapping[str, str]
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[bytes, Layout]:
-    """All bytes of a token file with its checked layout; links to devices and pipes are not
-    followed.
+def read_raw(path: str | os.PathLike[str]) -> tuple[bytes, Layout]:
+    """All bytes of a small safetensors file with its checked layout; nothing is opened but regular
+    files.
+
+    Raises TokenMissing, Refused (another kind of file) or DigestMismatch (cut or damaged).
     """
     where = os.fspath(path)
     try:
@@ -86,6 +99,11 @@ def _open_regular(path: str, flags: int) -> int:
 def _verify(data: bytes, layout: Layout, where: str) -> TokenHeader:
     """Check names, shapes, values and the id; see the module docstring."""
     metadata = layout.metadata
+    if PROFILE in metadata:
+        raise Refused(
+            f"{where}: written for {metadata[PROFILE][:20]!r}, not for sheets: read it back with "
+            "'creatok tokens import', and use its name"
+        )
     if "creatok.id" not in metadata or not layout.tensors:
         raise Refused(
             f"{where}: a safetensors file, but no creatok token (no creatok.id in its metadata)"
@@ -98,13 +116,12 @@ def _verify(data: bytes, layout: Layout, where: str) -> TokenHeader:
     word, literal = metadata.get("creatok.word", ""), metadata.get("creatok.literal", "")
     check_names(word, literal, where)
     recipe = header_json(metadata.get("creatok.recipe", "").encode("utf-8", "surrogatepass"), where)
-    parts: dict[str, tuple[tuple[int, ...], bytes]] = {}
+    parts: dict[str, Rows] = {}
     for name, (dtype, shape, first, last) in layout.tensors.items():
         if dtype != "F32":
             raise Refused(f"{where}: {name[:40]!r} is {dtype[:10]}; tokens are F32")
-        check_rows(name, shape, [], where)
         parts[name] = (shape, data[first:last])
-        check_rows(name, shape, _norms(data[first:last], shape), where)
+        check_part(name, parts[name], where)
     try:
         found = token_id(parts, literal, recipe)
     except ValueError as error:
@@ -124,6 +141,13 @@ def _verify(data: bytes, layout: Layout, where: str) -> TokenHeader:
         recipe=recipe,
         metadata=metadata,
     )
+
+
+def check_part(name: str, rows: Rows, where: str) -> None:
+    """Raise Refused unless rows are [n d], finite and of sane length."""
+    shape, data = rows
+    check_rows(name, shape, [], where)
+    check_rows(name, shape, _norms(data, shape), where)
 
 
 def _norms(data: bytes, shape: tuple[int, ...]) -> list[float]:
@@ -146,54 +170,94 @@ def read_header(path: str | os.PathLike[str]) -> TokenHeader:
 
     Raises TokenMissing, Refused (no token, or one that cannot be used) or DigestMismatch (damaged).
     """
-    data, layout = _read(path)
+    data, layout = read_raw(path)
     return _verify(data, layout, os.fspath(path))
+
+
+def read_rows(path: str | os.PathLike[str]) -> tuple[TokenHeader, dict[str, Rows]]:
+    """Header and rows of a token file without torch. Raises as `read_header`."""
+    data, layout = read_raw(path)
+    header = _verify(data, layout, os.fspath(path))
+    rows = {name: (shape, data[a:b]) for name, (_, shape, a, b) in layout.tensors.items()}
+    return header, rows
+
+
+def check_bytes(data: bytes, where: str) -> TokenHeader:
+    """The verified header of a token file that is not written yet. Raises as `read_header`."""
+    return _verify(data, read_layout(io.BytesIO(data), len(data), where), where)
 
 
 def load_token(path: str | os.PathLike[str]) -> Token:
     """Read and verify a token file as a Token with f32 CPU tensors. Raises as `read_header`."""
     import torch
 
-    data, layout = _read(path)
-    header = _verify(data, layout, os.fspath(path))
-    vectors: dict[str, Tensor] = {}
-    for name, (_, shape, first, last) in layout.tensors.items():
-        vectors[name] = torch.frombuffer(bytearray(data[first:last]), dtype=torch.float32).reshape(
-            shape
-        )
+    header, rows = read_rows(path)
+    vectors: dict[str, Tensor] = {
+        name: torch.frombuffer(bytearray(data), dtype=torch.float32).reshape(shape)
+        for name, (shape, data) in rows.items()
+    }
     return Token(
         word=header.word, literal=header.literal, vectors=vectors, recipe=dict(header.recipe)
     )
 
 
 def token_bytes(token: Token, metadata: Mapping[str, str] | None = None) -> bytes:
-    """The file of a token. Equal tokens and metadata give equal bytes: no date is added.
+    """The file of a token. Equal tokens and metadata give equal bytes: no date is added."""
+    rows = {name: (tuple(each.shape), row_bytes(each)) for name, each in token.vectors.items()}
+    return pack_token(token.word, token.literal, rows, token.recipe, metadata)
+
+
+def pack_token(
+    word: str,
+    literal: str,
+    rows: Mapping[str, Rows],
+    recipe: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """`token_bytes` of plain data, without torch; nothing is checked (see `check_bytes`)."""
+    return pack(
+        rows,
+        {
+            "modelspec.architecture": str(recipe.get("architecture", "creatok/textual-inversion")),
+            "modelspec.title": word.strip("<>"),
+            "modelspec.trigger_phrase": word,
+            **(metadata or {}),
+            **identity_metadata(token_id(rows, literal, recipe), word, literal, recipe),
+        },
+    )
+
+
+def identity_metadata(
+    identity: str, word: str, literal: str, recipe: Mapping[str, Any]
+) -> dict[str, str]:
+    """The metadata by which a token is known again, whatever the keys of its tensors are."""
+    return {
+        "creatok.schema": SCHEMA,
+        "creatok.id": identity,
+        "creatok.word": word,
+        "creatok.literal": literal,
+        "creatok.recipe": canonical_json(dict(recipe)),
+    }
+
+
+def pack(rows: Mapping[str, Rows], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file of f32 tensors, with the ModelSpec fields that hold for every token.
 
     Written by hand because the safetensors library orders metadata differently from run to run.
     """
-    payload = b"".join(row_bytes(token.vectors[name]) for name in sorted(token.vectors))
+    payload = b"".join(rows[key][1] for key in sorted(rows))
     header = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": str(
-            token.recipe.get("architecture", "creatok/textual-inversion")
-        ),
         "modelspec.implementation": f"creatok {__version__}",
-        "modelspec.title": token.word.strip("<>"),
-        "modelspec.trigger_phrase": token.word,
         "modelspec.hash_sha256": "0x" + sha256_hex(payload),
-        **(metadata or {}),
-        "creatok.schema": SCHEMA,
-        "creatok.id": token.id,
-        "creatok.word": token.word,
-        "creatok.literal": token.literal,
-        "creatok.recipe": canonical_json(dict(token.recipe)),
+        **metadata,
     }
     entries: dict[str, Any] = {"__metadata__": header}
     end = 0
-    for name in sorted(token.vectors):
-        rows = token.vectors[name]
-        first, end = end, end + 4 * rows.numel()
-        entries[name] = {"dtype": "F32", "shape": list(rows.shape), "data_offsets": [first, end]}
+    for key in sorted(rows):
+        shape, data = rows[key]
+        first, end = end, end + len(data)
+        entries[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [first, end]}
     text = canonical_json(entries).encode("utf-8")
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + payload

@@ -37,17 +37,28 @@ by eye).
 NOT_IDENTITY = frozenset({"word", "name", "title", "date", "author", "description"})
 
 
-def token_id(
-    tensors: Mapping[str, tuple[tuple[int, ...], bytes]], literal: str, recipe: Mapping[str, Any]
-) -> str:
+Rows = tuple[tuple[int, ...], bytes]
+"""A shape [n d] and its float32 little-endian bytes: a tensor where torch is not wanted."""
+
+
+def token_id(tensors: Mapping[str, Rows], literal: str, recipe: Mapping[str, Any]) -> str:
     """`sha256:` and 64 hex digits over shapes, float32 little-endian bytes, literal and recipe."""
-    named = {
+    return id_of_digests(tensor_digests(tensors), literal, recipe)
+
+
+def tensor_digests(tensors: Mapping[str, Rows]) -> dict[str, dict[str, Any]]:
+    """What takes part in the id of each tensor: its shape and the digest of its bytes."""
+    return {
         name: {"shape": list(shape), "sha256": sha256_hex(data)}
         for name, (shape, data) in tensors.items()
     }
+
+
+def id_of_digests(digests: Mapping[str, Any], literal: str, recipe: Mapping[str, Any]) -> str:
+    """`token_id` where only the digests of the tensors are known."""
     kept = {name: value for name, value in recipe.items() if name not in NOT_IDENTITY}
     return "sha256:" + sha256_hex(
-        canonical_json({"tensors": named, "literal": literal, "recipe": kept})
+        canonical_json({"tensors": dict(digests), "literal": literal, "recipe": kept})
     )
 
 

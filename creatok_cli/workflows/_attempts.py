@@ -1,7 +1,9 @@
 """Which batches have killed the process: `attempts.jsonl` counts starts that never ended.
 
 After two deaths the members of a batch run apart, and a member that kills two runs alone is given
-up, so a poisoned item cannot run for ever (reliability F3).
+up, so a poisoned item cannot run for ever (reliability F3). Engines may draw several batches at a
+time, and a death counts for each of them; so what has died once is drawn with nothing beside it,
+and nobody is blamed twice for another's fault.
 
 Does not: grant or forbid anything else; losing the file is harmless.
 """
@@ -16,6 +18,7 @@ from pathlib import Path
 from threading import Lock
 
 from creatok_cli import durable
+from creatok_cli._gate import Gate
 from creatok_cli.domain import Batch, Failed, Job
 from creatok_cli.hashing import canonical_json, sha256_hex
 
@@ -32,7 +35,7 @@ class Attempts:
     NAME = "attempts.jsonl"
 
     def __init__(self, out: Path) -> None:
-        self._lock = Lock()
+        self._lock, self._gate = Lock(), Gate()
         self._deaths: Counter[str] = Counter()
         self._log: durable.LineLog | None = None
         data = b""
@@ -52,15 +55,18 @@ class Attempts:
 
     @contextmanager
     def watch(self, batch: Batch) -> Iterator[None]:
-        """Around the drawing of a batch, on any thread: only a death leaves it open.
+        """Around the drawing of a batch, on any thread: only a death leaves it open. What has died
+        before waits until nothing else is drawn.
 
         Raises OutputFull or OutputReadOnly; other faults of the file cost the count only.
         """
-        self._append(batch_id(batch), "start")
-        try:
-            yield
-        finally:
-            self._append(batch_id(batch), "end")
+        gate = self._gate.alone if self.deaths(batch) > 0 else self._gate.shared
+        with gate(batch.index):
+            self._append(batch_id(batch), "start")
+            try:
+                yield
+            finally:
+                self._append(batch_id(batch), "end")
 
     def close(self) -> None:
         """Closes the file."""

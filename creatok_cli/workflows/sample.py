@@ -19,14 +19,22 @@ from typing import Any, BinaryIO
 from creatok_cli import config, registry
 from creatok_cli.backbones._weights import resolve
 from creatok_cli.domain import BaseFacts, Batch, Event, Failed, Job, Plan, Rendered, Stage
-from creatok_cli.errors import DigestMismatch, InputError, TokenMissing, UnknownName
+from creatok_cli.errors import (
+    ArtefactError,
+    DigestMismatch,
+    InputError,
+    TokenMissing,
+    UnknownName,
+)
 from creatok_cli.plan.batches import make_plan, shard
 from creatok_cli.plan.expand import expand
 from creatok_cli.plan.names import name_fault, slug
 from creatok_cli.plan.sheet import Sheet, load_sheet
 from creatok_cli.sinks._metadata import MAX_FILE, NotOurs, NotWhole, job_of, read_recipe
 from creatok_cli.sinks.base import MetadataMode
-from creatok_cli.tokens.file import read_header
+from creatok_cli.tokens.file import TokenHeader, read_header
+from creatok_cli.tokens.library import Library, resolve_token
+from creatok_cli.tokens.token import check_widths
 from creatok_cli.workflows._plan_file import group_name, planned_classes
 from creatok_cli.workflows._run import DERIVED, Drawn, Stop, Task, Watch, run
 from creatok_cli.workflows._sort import Overwrite
@@ -79,8 +87,9 @@ def sample(request: SampleRequest) -> Iterator[Event]:
     )
     facts = base_facts(sheet)
     files = token_files(sheet)
-    ids = {word: identity for word, (identity, _) in files.items()}
+    ids = {word: header.id for word, header in files.items()}
     jobs = expand(sheet, facts, ids, only=request.only, dtype=request.precision)
+    check_fit(sheet, jobs, facts, files)
     every = jobs
     if request.only is not None:
         every = expand(sheet, facts, ids, dtype=request.precision)
@@ -93,7 +102,7 @@ def sample(request: SampleRequest) -> Iterator[Event]:
         plan = shard(plan, *request.shard)
     drawer = Drawer(
         bases={each.digest: each for each in facts.values()},
-        tokens=dict(files.values()),
+        tokens={header.id: header.path for header in files.values()},
         request=request,
     )
     yield from start(request, plan, whole, out, drawer, sinks=(*DERIVED, *request.sinks))
@@ -142,13 +151,46 @@ def base_facts(sheet: Sheet) -> dict[str, BaseFacts]:
     return facts
 
 
-def token_files(sheet: Sheet) -> dict[str, tuple[str, str]]:
-    """Word -> (artefact id, path) of every declared token; only headers are read, without torch."""
-    found: dict[str, tuple[str, str]] = {}
+def token_files(sheet: Sheet) -> dict[str, TokenHeader]:
+    """The verified header of every declared token, by word; headers only, without torch.
+
+    Raises TokenMissing, Refused or DigestMismatch, at the line of the declaration.
+    """
+    found: dict[str, TokenHeader] = {}
     for word, name in sheet.tokens.items():
-        path = str(sheet.folder / name)
-        found[word] = (read_header(path).id, path)
+        try:
+            found[word] = read_header(resolve_token(name, sheet.folder))
+        except ArtefactError as error:
+            raise type(error)(f"{declared_at(sheet, word)}: token {word}: {error}") from error
     return found
+
+
+def declared_at(sheet: Sheet, word: str) -> str:
+    """`file:line:column` of a token's declaration, whose key may lack the brackets."""
+    at = sheet.places.find(("tokens",))
+    for key in (word, word.strip("<>")):
+        at = max(at, sheet.places.find(("tokens", key)))
+    return f"{sheet.file}:{at[0]}:{at[1]}"
+
+
+def check_fit(
+    sheet: Sheet,
+    jobs: Sequence[Job],
+    facts: Mapping[str, BaseFacts],
+    files: Mapping[str, TokenHeader],
+) -> None:
+    """Raise ArtefactError for the first token that misfits the base of a job that uses it."""
+    known = {each.digest: each for each in facts.values()}
+    uses = {(word, job.base_digest): job for job in reversed(jobs) for word, _ in job.tokens}
+    for (word, digest), job in uses.items():
+        base = known[digest]
+        if not base.encoders:
+            continue  # a base without text encoders of its own says nothing before it is open
+        try:
+            check_widths(word, files[word].widths, dict(base.encoders), base.name)
+        except ArtefactError as error:
+            at = declared_at(sheet, word)
+            raise ArtefactError(f"{at}: {error} (used at {job.where})") from error
 
 
 def batch_classes(
@@ -211,7 +253,9 @@ class Drawer:
         )
         renderer.prepare(todo)
         module = registry.get("executors", request.executor)
-        engine = module.build(module.Spec())
+        used = {batch.group.base_digest for batch in todo.batches}
+        threads = min(self.bases[digest].threads for digest in used)
+        engine = module.build(module.Spec(), threads=threads, device=device)
         yield from renderer.check(todo)
         yield Stage(name="drawing", detail=f"{len(todo.batches)} batches on {device}")
         yield from engine.run(batches, Watched(renderer.render, watch))
@@ -232,10 +276,11 @@ def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:
         if "recipe" not in recipe:
             raise InputError(f"{path}: {error}; it cannot be drawn again from that") from error
         raise DigestMismatch(f"{path}: {error}") from error
-    if job.tokens or job.weights or job.init_image is not None:
-        needed = ", ".join([word for word, _ in job.tokens] or ["LoRA weights or an input picture"])
+    if job.weights or job.init_image is not None:
+        needed = "LoRA weights or an input picture"
         raise TokenMissing(f"{path}: its recipe needs {needed}: draw its sheet instead")
     facts = replay_base(request.base or job.base, job, path)
+    tokens = replay_tokens(job, path)
     stem = slug(path.stem)
     job = replace(
         job,
@@ -248,7 +293,7 @@ def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:
     size = request.batch_size or (drawn_as if type(drawn_as) is int and drawn_as > 0 else 0)
     plan = make_plan([job], sheet="replay", batch_class=size or facts.batch_class(job.size_px))
     out = request.out or Path("out") / "replay"
-    drawer = Drawer(bases={facts.digest: facts}, tokens={}, request=request)
+    drawer = Drawer(bases={facts.digest: facts}, tokens=tokens, request=request)
     yield from start(request, plan, plan, out, drawer, sinks=tuple(request.sinks))
 
 
@@ -266,6 +311,24 @@ def replay_base(name: str, job: Job, path: Path) -> BaseFacts:
             f"{facts.digest[:19]}; give the right one with --base"
         )
     return facts
+
+
+def replay_tokens(job: Job, path: Path) -> dict[str, str]:
+    """Path by id of the tokens that drew a picture, from the library.
+
+    Raises TokenMissing for one that is not there, DigestMismatch for a damaged one.
+    """
+    library = Library()
+    found: dict[str, str] = {}
+    for word, identity in job.tokens:
+        try:
+            found[identity] = str(library.find(identity).path)
+        except TokenMissing as error:
+            raise TokenMissing(
+                f"{path}: its recipe needs the token {word} ({identity[:19]}), which is not in the "
+                "library; take it in with 'creatok tokens import FILE', or draw its sheet"
+            ) from error
+    return found
 
 
 def read_picture(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from creatok_cli.backbones import _weights
 from creatok_cli.backbones.base import Backbone, Conditioning
 from creatok_cli.domain import BaseFacts, Batch, Group, Job, Plan, Rendered
 from creatok_cli.errors import ModelMissing, UnknownName
+from creatok_cli.executors.local import Local
 from creatok_cli.hashing import keyed
 from creatok_cli.render import OpenBase, Renderer
 from creatok_cli.tokens.file import save_token
@@ -277,6 +279,40 @@ def test_pictures_keep_their_bytes_in_any_order_company_and_resume(
     some = pictures(facts, [4, 1], dtype, opener=lambda group: one, prepared=False)
     assert some == {index: whole[index] for index in some}
     assert pictures(facts, [2, 5, 0, 3, 1], dtype, pickled=True).items() <= whole.items()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_pictures_keep_their_bytes_beside_others(facts: BaseFacts, dtype: str) -> None:
+    """Three lanes over one renderer; in every other batch the decoder is asked again in fp32."""
+    jobs = jobs_for(facts, [f"a {word}" for word in ("pig", "owl", "dragon", "fox")] * 4, dtype)
+    group = Group(base=facts.name, base_digest=facts.digest, dtype=dtype)
+    batches = tuple(
+        Batch(index=i // 2, group=group, jobs=tuple(jobs[i : i + 2]), batch_class=2)
+        for i in range(0, len(jobs), 2)
+    )
+    found: list[list[bytes]] = []
+    for lanes in (1, 3):
+        one = opened(replace(facts, threads=1), dtype)
+        precise: dict[int, bytes] = {}
+
+        def render(batch: Batch, renderer: Renderer, one: Any, precise: dict[int, bytes]) -> Any:
+            if batch.index % 2:
+                with torch.inference_mode():
+                    latents = one.image.noise([batch.index], facts.size_px).to(one.image.vae.dtype)
+                    pixels = one.image.decode(latents, precise=True)
+                precise[batch.index] = pixels.numpy().tobytes()
+            return renderer.render(batch)
+
+        renderer = Renderer(lambda group, one=one: one)
+        renderer.prepare(Plan(sheet="s", digest="d", batches=batches))
+        renderer.render(batches[0])
+        task = partial(render, renderer=renderer, one=one, precise=precise)
+        done = [e.image.tobytes() for e in Local(1, lanes).run(batches, task)]  # type: ignore[union-attr]
+        found.append([*done, *(precise[index] for index in sorted(precise))])
+        assert renderer.counters.encodes == renderer.counters.unique == 5
+        assert renderer.counters.opened == 1
+    assert len(found[0]) == 20
+    assert found[0] == found[1]
 
 
 @pytest.mark.gpu

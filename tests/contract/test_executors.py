@@ -69,13 +69,15 @@ def squares(batch: Batch) -> list[Outcome]:
 
 def engines() -> list[Any]:
     marks = {"ray": [NEEDS_RAY]}
-    return [pytest.param(name, marks=marks.get(name, [])) for name in NAMES]
+    every = [pytest.param((name, {}), marks=marks.get(name, []), id=name) for name in NAMES]
+    return [*every, pytest.param(("local", {"lanes": 3}), id="local-3-lanes")]
 
 
 @pytest.fixture(params=engines())
 def engine(request: pytest.FixtureRequest) -> Any:
-    module = registry.get("executors", request.param)
-    return module.build(module.Spec())
+    name, settings = request.param
+    module = registry.get("executors", name)
+    return module.build(module.Spec(**settings), threads=1, device="cpu")
 
 
 def test_every_key_once_and_failures_isolated(engine: Any) -> None:
@@ -127,7 +129,7 @@ def test_ray_without_its_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'creatok\[ray\]'"):
-        ray_engine.build(ray_engine.Spec())
+        ray_engine.build(ray_engine.Spec(), threads=1, device="cpu")
 
 
 @pytest.mark.parametrize("lookahead", [0, 1, 3])
@@ -181,7 +183,132 @@ def test_local_starts_nothing_after_an_early_close_or_an_interrupt() -> None:
     assert drawn == [0, 1, 2, 3, 4]
 
 
+def test_local_lanes_draw_at_the_same_time_and_keep_the_order_of_the_plan() -> None:
+    meeting = threading.Barrier(3)
+
+    def render(batch: Batch) -> list[Outcome]:
+        meeting.wait(10)  # broken, and an error, unless three batches are drawn together
+        time.sleep(0.01 * (2 - batch.index % 3))
+        return squares(batch)
+
+    order = [each.job.index for each in local.Local(1, 3).run(batches(27), render)]
+    assert order == list(range(27))
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_local_starts_no_more_than_lanes_and_lookahead(lookahead: int) -> None:
+    begun: list[int] = []
+
+    def render(batch: Batch) -> list[Outcome]:
+        begun.append(batch.index)
+        return squares(batch)
+
+    outcomes = local.Local(lookahead, 2).run(batches(30), render)
+    next(outcomes)
+    time.sleep(0.05)
+    assert sorted(begun) == list(range(2 + lookahead))
+    outcomes.close()
+    assert sorted(begun) == list(range(2 + lookahead))
+
+
+def test_local_gives_out_what_other_lanes_finish_before_an_error() -> None:
+    begun, drawn = threading.Barrier(3), list[int]()
+    failed = threading.Event()
+
+    def render(batch: Batch) -> list[Outcome]:
+        begun.wait(10)
+        drawn.append(batch.index)
+        if batch.index == 1:
+            failed.set()
+            raise DeviceLost("gone")
+        assert failed.wait(10)
+        time.sleep(0.02)
+        return squares(batch)
+
+    done: list[int] = []
+    with pytest.raises(DeviceLost, match="gone"):
+        done.extend(each.job.index for each in local.Local(4, 3).run(batches(30), render))
+    assert done == [0, 1, 2, 6, 7, 8]
+    assert sorted(drawn) == [0, 1, 2]
+
+
+def test_local_raises_the_first_error_of_the_plan_when_all_lanes_stop() -> None:
+    meeting = threading.Barrier(2)
+
+    def render(batch: Batch) -> list[Outcome]:
+        meeting.wait(10)
+        raise Interrupted(f"stop {batch.index}")
+
+    with pytest.raises(Interrupted, match="stop 0"):
+        list(local.Local(1, 2).run(batches(30), render))
+
+
+def test_local_closed_early_waits_for_its_lanes() -> None:
+    meeting, ended = threading.Barrier(2), list[int]()
+
+    def render(batch: Batch) -> list[Outcome]:
+        if batch.index < 2:
+            meeting.wait(10)
+        time.sleep(0.03 * batch.index)
+        ended.append(batch.index)
+        return squares(batch)
+
+    outcomes = local.Local(1, 2).run(batches(30), render)
+    next(outcomes)
+    outcomes.close()
+    assert set(ended) <= {0, 1, 2}
+    assert {0, 1} <= set(ended)
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "device", "lanes"),
+    [
+        (2, 1, "cpu", 2),
+        (1, 1, "cpu", 1),
+        (96, 1, "cpu", 8),
+        (10, 4, "cpu", 2),
+        (2, 4, "cpu", 1),
+        (8, 0, "cpu", 1),
+        (8, 1, "cuda:0", 1),
+        (8, 1, "mps", 1),
+    ],
+)
+def test_local_has_as_many_lanes_as_the_cores_and_the_base_allow(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, device: str, lanes: int
+) -> None:
+    monkeypatch.setattr(local, "cores", lambda: cores)
+    assert local.build(local.Spec(), threads=threads, device=device).lanes == lanes
+    assert local.build(local.Spec(lanes=3), threads=threads, device=device).lanes == 3
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "cpus", "threads", "expected"),
+    [
+        (0, 2, 16, 1, (2, {"num_gpus": 1.0})),
+        (4, 2, 16, 1, (4, {"num_gpus": 0.5})),
+        (0, 0, 2, 1, (2, {"num_cpus": 1.0})),
+        (0, 0, 10, 4, (2, {"num_cpus": 4.0})),
+        (4, 0, 2, 1, (4, {"num_cpus": 0.5})),
+        (4, 0, 10, 4, (4, {"num_cpus": 2.0})),
+        (0, 0, 32, 0, (2, {"num_cpus": 16.0})),
+        (0, 0, 2, 8, (1, {"num_cpus": 2.0})),
+    ],
+)
+def test_ray_shares_gpus_or_the_threads_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+    gpus: int,
+    cpus: int,
+    threads: int,
+    expected: tuple[int, dict[str, float]],
+) -> None:
+    monkeypatch.setattr(ray_engine, "cores", lambda: 16)
+    assert ray_engine._shares(workers, gpus, cpus, threads) == expected
+
+
 def test_specs_check_their_ranges() -> None:
+    with pytest.raises(ValueError, match="lanes"):
+        local.Spec(lanes=65)
     with pytest.raises(ValueError, match="lookahead"):
         local.Spec(lookahead=9)
     with pytest.raises(ValueError, match="workers"):
@@ -294,7 +421,7 @@ def test_ray_survives_a_killed_actor() -> None:
             os._exit(9)
         return squares(batch)
 
-    engine = ray_engine.build(ray_engine.Spec(workers=2))
+    engine = ray_engine.build(ray_engine.Spec(workers=2), threads=1, device="cpu")
     done = list(engine.run(batches(12), render))
     failed = {each.job.index: each.kind for each in done if isinstance(each, Failed)}
     assert failed == {4: "crashed", 7: "error"}

@@ -18,8 +18,11 @@ import pytest
 
 PACKAGE = "creatok_cli"
 ROOT = Path(__file__).resolve().parents[2]
-FOUNDATION = ("domain", "errors", "hashing", "seeds", "registry", "config", "durable")
-RENDER_PARTS = ("_conditions", "_develop", "_trouble")
+FOUNDATION = (
+    *("domain", "errors", "hashing", "seeds", "registry"),
+    *("strict_text", "strict_yaml", "strict_csv", "config", "durable"),
+)
+RENDER_PARTS = ("_conditions", "_develop", "_gate", "_trouble")
 """What `render.py` is made of, beside it."""
 PLUGIN_FOLDERS = ("backbones", "methods", "executors", "sinks", "scorers")
 FENCED = {
@@ -47,8 +50,9 @@ ROWS = (
     Row("__main__", own=("cli.app",)),
     Row("config", libraries=("yaml", "platformdirs")),
     Row("seeds", libraries_inside=("torch",)),
-    *(Row(name) for name in FOUNDATION if name not in ("config", "seeds")),
-    Row("concepts*", libraries=("yaml",)),
+    Row("strict_yaml", libraries=("yaml",)),
+    *(Row(name) for name in FOUNDATION if name not in ("config", "seeds", "strict_yaml")),
+    Row("concepts*", own=("concepts*",), libraries=("yaml",)),
     Row(
         "plan*",
         own=("plan*",),
@@ -98,10 +102,20 @@ ROWS = (
     Row(
         "workflows*",
         own=(
-            *("methods*", "render", "executors*", "sinks*", "scorers*", "plan*", "concepts*"),
+            *(
+                "methods*",
+                "render",
+                "_gate",
+                "executors*",
+                "sinks*",
+                "scorers*",
+                "plan*",
+                "concepts*",
+            ),
             *("tokens*", "backbones.base", "backbones._*", "workflows*"),
         ),
         libraries=("filelock",),
+        libraries_inside=("torch", "safetensors", "matplotlib"),
     ),
     Row(
         "cli*",

@@ -1,4 +1,4 @@
-"""Every shipped sheet is found by scanning, is sound, and says what it is in its header."""
+"""Every shipped preset is found by scanning, is sound, and says what it is in its header."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import pytest
 import yaml
 
 from creatok_cli.backbones.bestiary import captions
+from creatok_cli.concepts.sets import load_pairs
+from creatok_cli.config import build_spec
 from creatok_cli.domain import BaseFacts, Job
 from creatok_cli.plan.expand import expand
 from creatok_cli.plan.sheet import load_sheet
-from creatok_cli.registry import preset_folder
+from creatok_cli.registry import describe, get, preset_folder
+from creatok_cli.workflows._preset import load_preset, presets
 
 ROOT = Path(__file__).parents[2]
 SHEETS = sorted((preset_folder() / "sheets").glob("*.yaml"))
@@ -35,6 +38,10 @@ GRAMMAR = re.compile(
     r"(?:(?:a photo of|a pencil sketch of|pixel art of|a watercolor of) )?"
     rf"a (?P<first>\w+)(?: (?P<second>\w+))?(?: and a (?P<other>\w+))?(?: in the (?:{PLACES}))?"
 )
+
+
+LEARN = presets("learn")
+SLOT = re.compile(r"\{([^{}]*)\}")
 
 
 def jobs_of(path: Path) -> tuple[Job, ...]:
@@ -114,3 +121,66 @@ def test_the_first_sheet_shows_everything_in_few_pictures() -> None:
     ):
         assert needed in text
     assert len({word for job in jobs for word in job.prompt.split()} & set(captions.CONCEPTS)) >= 20
+
+
+def lists_of(name: str) -> tuple[str, ...]:
+    """The pair lists that a learn preset may meet."""
+    pairs = load_preset("learn", name).pairs
+    return ("bestiary", "real-world") if pairs == "auto" else (pairs,)
+
+
+def test_the_learn_presets_are_there() -> None:
+    assert set(LEARN) >= {"cretok", "cretok-fast", "cretok-full", "menacing"}
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_a_learn_preset_says_what_how_and_how_long(name: str) -> None:
+    text = (preset_folder() / "learn" / f"{name}.yaml").read_text(encoding="utf-8")
+    header, _, rest = text.partition("\n\n")
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert f"creatok learn-token --preset {name}" in header
+    expected = header.partition("Expected:")[2].partition("Source:")[0]
+    assert re.search("minutes?|seconds", expected)
+    assert "GiB" in expected
+    source = header.partition("Source:")[2]
+    assert "arXiv" in source
+    assert re.search(r"^#   -+( +-+)+$", source, re.MULTILINE), "a table of settings"
+    assert rest.startswith("method: ")
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_a_learn_preset_builds_its_method(name: str) -> None:
+    preset = load_preset("learn", name)
+    module = get("methods", preset.method)
+    spec = build_spec(module.Spec, preset.values, where=preset.path)
+    assert "learn" in describe("methods", preset.method).facts["VERBS"]
+    assert module.build(spec).spec == spec
+    for key, place in preset.places.items():
+        assert re.fullmatch(rf"presets/learn/{name}\.yaml:\d+:\d+", place), key
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_the_templates_of_a_learn_preset_fit_its_pairs(name: str) -> None:
+    preset = load_preset("learn", name)
+    spec = build_spec(get("methods", preset.method).Spec, preset.values, where=preset.path)
+    for pairs in map(load_pairs, lists_of(name)):
+        assert set(SLOT.findall(spec.restrictive)) == set(pairs.slots)
+        assert set(SLOT.findall(spec.adaptive)) == {"word"}
+        assert "word" in set(SLOT.findall(spec.template)) <= {"word", *pairs.slots}
+
+
+def test_every_word_that_menacing_uses_is_known_to_the_embedded_base() -> None:
+    values = load_preset("learn", "menacing").values
+    for key in ("word", "adaptive", "restrictive", "template"):
+        assert set(SLOT.sub("", values[key]).split()) <= set(captions.WORDS)
+
+
+def test_cretok_is_the_setting_of_the_paper() -> None:
+    values = load_preset("learn", "cretok").values
+    paper = {"steps": "10000", "lr": "0.01", "theta": "0.5", "rows": "16", "sampling": "paper"}
+    assert {key: values[key] for key in paper} == paper
+    assert values["adaptive"] == "a photo of a {word} mixture"
+    assert values["restrictive"] == "a {a} {b}"
+    full = load_preset("learn", "cretok-full").values
+    assert (full["theta"], full["sampling"]) == ("auto", "full")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
@@ -29,6 +30,7 @@ from creatok_cli.errors import (
     SheetError,
     UnknownName,
 )
+from creatok_cli.executors import local
 from creatok_cli.sinks import manifest
 from creatok_cli.workflows.sample import SampleRequest, replay, sample
 from tests.fakes.disk import DyingDisk, Killed, disk
@@ -122,6 +124,27 @@ def test_two_shards_give_the_same_folder(make: Make, done: Path) -> None:
     for k in (2, 1):
         summary, _, _ = finish(sample(make(shard=(k, 2))))
         assert summary.code == 0
+    assert tree(Path(make().out or "")) == tree(done)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 5])
+def test_the_number_of_cores_changes_no_byte(
+    make: Make, done: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    """A lane per core, with one thread each."""
+    monkeypatch.setattr(local, "cores", lambda: cores)
+    summary, _, error = finish(sample(make()))
+    out = Path(make().out or "")
+    assert (summary.code, error) == (0, None)
+    assert tree(out) == tree(done)
+    assert {line.versions["threads"] for line in manifest.read(out).by_file.values()} == {"1"}
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="the extra creatok[ray] is not installed")
+@pytest.mark.slow
+def test_ray_gives_the_same_folder(make: Make, done: Path) -> None:
+    summary, _, error = finish(sample(make(executor="ray")))
+    assert (summary.code, error) == (0, None)
     assert tree(Path(make().out or "")) == tree(done)
 
 

@@ -87,6 +87,7 @@ class FakeRenderer:
     sleep_s: float = 0.0
     fault: Callable[[Job], Failed | None] | None = None
     version: str = "1"
+    lanes: int = 1
     drawn: list[str] = field(default_factory=list)
 
     def render(self, batch: Batch) -> list[Rendered | Failed]:
@@ -110,17 +111,21 @@ class FakeRenderer:
             outcomes.append(Rendered(job=each, image=picture(each), provenance=made, facts=facts))
         return outcomes
 
+    def engine(self) -> local.Local:
+        """The real local engine."""
+        return local.build(local.Spec(lanes=self.lanes), threads=1, device="cpu")
+
     def draw(
         self, todo: Plan, batches: Iterable[Batch], watch: Watch
     ) -> Iterator[Rendered | Failed | Notice | Stage]:
-        """What `Task.draw` wants, over the real local engine."""
+        """What `Task.draw` wants."""
 
         def render(batch: Batch) -> list[Rendered | Failed]:
             with watch(batch):
                 return self.render(batch)
 
         yield Stage(name="drawing")
-        yield from local.build(local.Spec()).run(batches, render)
+        yield from self.engine().run(batches, render)
 
 
 def task(out: Path, whole: Plan, renderer: FakeRenderer | None = None, **options: Any) -> Task:
@@ -166,7 +171,8 @@ def temporaries(out: Path) -> list[str]:
 def main(arguments: Sequence[str]) -> int:
     """`python -m tests.fakes.drawing OUT COUNT CLASS SLEEP_MS [K/N]`: a run in its own process.
 
-    FAKE_KILL_INDEX ends the process without a word when the job of that index is drawn.
+    FAKE_KILL_INDEX ends the process without a word when the job of that index is drawn; FAKE_LANES
+    batches are drawn at the same time.
     """
     out, count, batch_class, sleep_ms = arguments[0], *map(int, arguments[1:4])
     whole = plan(count, batch_class=batch_class)
@@ -176,11 +182,13 @@ def main(arguments: Sequence[str]) -> int:
         chosen = shard(whole, k, n)
     poison = {int(i) for i in os.environ.get("FAKE_KILL_INDEX", "").split(",") if i}
 
+    lanes = int(os.environ.get("FAKE_LANES", "1"))
+
     def fault(drawn: Job) -> None:
         if drawn.index in poison:
             os._exit(77)
 
-    renderer = FakeRenderer(sleep_s=sleep_ms / 1000, fault=fault)
+    renderer = FakeRenderer(sleep_s=sleep_ms / 1000, fault=fault, lanes=lanes)
     try:
         for event in run(task(Path(out), whole, renderer, plan=chosen)):
             print(event, flush=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from creatok_cli import _conditions
+from creatok_cli import _conditions, config
 from creatok_cli.backbones.base import Conditioning
 from creatok_cli.domain import BaseFacts, Batch, Failed, Group, Job, Plan, Rendered
 from creatok_cli.errors import (
@@ -25,6 +27,7 @@ from creatok_cli.errors import (
     OutOfMemory,
     TokenMissing,
 )
+from creatok_cli.executors.local import Local
 from creatok_cli.hashing import keyed
 from creatok_cli.render import Renderer, base_label
 from creatok_cli.seeds import generator
@@ -142,6 +145,10 @@ class Plain:
         self.calls.append("decode")
         pixels = latents.clamp(-1, 1)
         return self.faults.decode(self.calls.count("decode"), pixels, precise)
+
+
+LIGHT = replace(FACTS, threads=1)
+"""A base whose batches may be drawn beside each other."""
 
 
 def renderer(plain: Plain, **more: Any) -> Renderer:
@@ -547,3 +554,250 @@ def test_missing_changed_and_misfitting_tokens_end_the_run(tmp_path: Path) -> No
 )
 def test_pictures_tell_no_paths(name: str, label: str) -> None:
     assert base_label(name) == label
+
+
+# Several lanes: threads that draw with one Renderer
+
+
+def in_lanes(one: Renderer, batches: Sequence[Batch], lanes: int = 2) -> list[Rendered | Failed]:
+    """All outcomes, in plan order."""
+    one.prepare(plan(*batches))
+    return list(Local(1, lanes).run(batches, one.render))
+
+
+def together(parties: int = 2) -> Callable[[int, list[int]], None]:
+    """A hook in which so many drawings must meet, or all of them break."""
+    meeting = threading.Barrier(parties)
+    return lambda call, seeds: void(meeting.wait(10))
+
+
+def void(value: object) -> None:
+    """Nothing of it."""
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_lanes_draw_at_the_same_time_and_change_no_byte(lanes: int) -> None:
+    batches = [batch(range(i, i + 4), index=i // 4) for i in range(0, 64, 4)]
+    plain = Plain(Faults(denoise=together(lanes)), facts=LIGHT)
+    one = renderer(plain)
+    done = in_lanes(one, batches, lanes)
+    assert [each.job.index for each in done] == list(range(64))
+    alone = renderer(Plain())
+    assert [data(each) for each in done] == [data(e) for b in batches for e in alone.render(b)]
+    assert sorted(plain.encoded) == ["", "prompt 0", "prompt 1", "prompt 2"]
+    assert plain.released == ["text"]
+    assert plain.calls.count("image") == 1
+    counters = one.counters
+    assert (counters.encodes, counters.unique, counters.opened) == (4, 4, 1)
+    assert (counters.forwards, counters.batches, counters.decodes) == (48, 16, 16)
+
+
+def test_counters_are_exact_on_many_threads() -> None:
+    counters = _conditions.Counters()
+
+    def count() -> None:
+        for _ in range(2000):
+            counters.add(forwards=1, batches=2)
+
+    crew = [threading.Thread(target=count) for _ in range(8)]
+    for each in crew:
+        each.start()
+    for each in crew:
+        each.join()
+    assert (counters.forwards, counters.batches) == (16000, 32000)
+
+
+@pytest.mark.parametrize("facts", [FACTS, LIGHT])
+def test_a_base_that_wants_all_cores_draws_alone(facts: BaseFacts) -> None:
+    inside, most = [0], [0]
+    lock = threading.Lock()
+
+    def denoise(call: int, seeds: list[int]) -> None:
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        time.sleep(0.01)
+        with lock:
+            inside[0] -= 1
+
+    batches = [batch([i], size=1, index=i) for i in range(12)]
+    in_lanes(renderer(Plain(Faults(denoise=denoise), facts=facts)), batches, 3)
+    assert (most[0] > 1) is (facts.threads > 0)
+
+
+@dataclass
+class Guarded(Plain):
+    """Breaks when something is taken away from under a drawing, or encoded beside one."""
+
+    facts: BaseFacts = LIGHT
+    drawing: int = 0
+
+    def denoise(self, noise: Tensor, cond: Conditioning, **how: Any) -> Iterator[Tensor]:
+        self.drawing += 1
+        for latents in super().denoise(noise, cond, **how):
+            time.sleep(0.001)
+            yield latents
+        self.drawing -= 1
+
+    def release(self, side: str) -> None:
+        assert not self.drawing, f"{side} was released under a drawing"
+        super().release(side)
+
+    def condition(self, jobs: Sequence[Job], tokens: Sequence[Token]) -> Conditioning:
+        assert not self.drawing, "encoded beside a drawing"
+        return super().condition(jobs, tokens)
+
+
+def test_lanes_change_the_base_in_the_middle_of_a_plan() -> None:
+    kinds = ["fp32"] * 5 + ["bf16"] * 3 + ["fp32"] * 4
+    batches = [
+        replace(batch([2 * i, 2 * i + 1], size=2, index=i), group=replace(GROUP, dtype=kind))
+        for i, kind in enumerate(kinds)
+    ]
+    opened: list[Guarded] = []
+
+    def open_backbone(group: Group) -> Guarded:
+        assert not any(each.drawing for each in opened)
+        opened.append(Guarded())
+        return opened[-1]
+
+    done = in_lanes(Renderer(open_backbone), batches, 3)
+    alone = Renderer(lambda group: Plain())
+    assert [data(each) for each in done] == [data(e) for b in batches for e in alone.render(b)]
+    assert len(opened) >= 3
+
+
+def test_lanes_encode_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_conditions, "CONDITION_BYTES", 40)
+    monkeypatch.setattr(_conditions, "ENCODE_SLICE", 4)
+    batches = [
+        batch([2 * i, 2 * i + 1], size=2, index=i, prompt=f"p{i}", guidance=1.0) for i in range(60)
+    ]
+    done = in_lanes(renderer(Guarded()), batches, 3)
+    alone = renderer(Plain())
+    assert [data(each) for each in done] == [data(e) for b in batches for e in alone.render(b)]
+
+
+def test_lanes_retry_and_isolate_as_one_does(whole: dict[int, bytes]) -> None:
+    """A decoder that overflows in one batch, a picture that breaks the denoiser in the other."""
+    meet = together()
+
+    def denoise(call: int, seeds: list[int]) -> None:
+        if call <= 2:
+            meet(call, seeds)
+        if 6 in seeds:
+            raise RuntimeError("bad row")
+
+    def decode(call: int, pixels: Tensor, precise: bool) -> Tensor:
+        first = batch_of_first(pixels)
+        return pixels if precise or not first else torch.where(ROW_ONE, torch.nan, pixels)
+
+    one = renderer(Plain(Faults(denoise=denoise, decode=decode), facts=LIGHT))
+    done = in_lanes(one, [batch(range(4)), batch(range(4, 8), index=1)])
+    assert isinstance(done[6], Failed)
+    assert [data(done[i]) for i in (0, 1, 2, 3, 4, 5, 7)] == [
+        whole[i] for i in (0, 1, 2, 3, 4, 5, 7)
+    ]
+    notes = [each.provenance.notes for each in done if isinstance(each, Rendered)]
+    assert notes == [(), ("decoder fp32 retry",), *[()] * 5]
+
+
+ROW_ONE = torch.tensor([False, True, False, False])[:, None, None, None]
+
+
+def batch_of_first(pixels: Tensor) -> bool:
+    """Whether these are the latents of the batch that starts with seed 0."""
+    noise = torch.randn((3, 8, 8), generator=generator(0, "noise")) * 0.2
+    return bool(torch.allclose(pixels[0] - pixels[0].mean(), noise - noise.mean(), atol=1e-4))
+
+
+def test_lanes_that_are_short_of_memory_draw_alone_before_they_halve() -> None:
+    inside = [0]
+
+    def latents(rows: Tensor, seeds: list[int]) -> Tensor:
+        if inside[0] > 1:
+            raise torch.OutOfMemoryError("two at a time")
+        return rows
+
+    class Narrow(Plain):
+        def denoise(self, noise: Tensor, cond: Conditioning, **how: Any) -> Iterator[Tensor]:
+            inside[0] += 1
+            try:
+                time.sleep(0.01)
+                yield from super().denoise(noise, cond, **how)
+            finally:
+                inside[0] -= 1
+
+    batches = [batch(range(i, i + 4), index=i // 4) for i in range(0, 32, 4)]
+    done = in_lanes(renderer(Narrow(Faults(latents=latents), facts=LIGHT)), batches)
+    made = [each.provenance.batch_effective for each in done if isinstance(each, Rendered)]
+    assert made == [4] * 32
+
+
+def test_lanes_halve_together_and_stay_there(whole: dict[int, bytes]) -> None:
+    def denoise(call: int, seeds: list[int]) -> None:
+        if len(seeds) > 2:
+            raise torch.OutOfMemoryError("no room")
+
+    one = renderer(Plain(Faults(denoise=denoise), facts=LIGHT))
+    done = in_lanes(one, [batch(range(i, i + 8), size=8, index=i // 8) for i in range(0, 48, 8)])
+    assert [data(each) for each in done[:8]] == [whole[i] for i in range(8)]
+    made = {each.provenance.batch_effective for each in done if isinstance(each, Rendered)}
+    assert made == {2}
+
+
+def test_a_stop_reaches_every_lane() -> None:
+    stop = threading.Event()
+
+    def latents(rows: Tensor, seeds: list[int]) -> Tensor:
+        if 9 in seeds:
+            stop.set()
+        return rows
+
+    batches = [batch([i], size=1, index=i) for i in range(40)]
+    done: list[int] = []
+    one = renderer(Plain(Faults(latents=latents), facts=LIGHT), stop=stop)
+    one.prepare(plan(*batches))
+    with pytest.raises(Interrupted):
+        done.extend(each.job.index for each in Local(1, 3).run(batches, one.render))
+    assert len(done) < 14
+
+
+@pytest.mark.parametrize(
+    ("facts", "device", "threads", "expected"),
+    [
+        (LIGHT, "cpu", None, 1),
+        (replace(FACTS, threads=2), "cpu", None, 2),
+        (FACTS, "cpu", None, 3),
+        (LIGHT, "cuda:0", None, 3),
+        (LIGHT, "cpu", 2, 2),
+        (FACTS, "cpu", 1, 1),
+    ],
+)
+def test_threads_of_a_batch_are_those_of_its_base(
+    monkeypatch: pytest.MonkeyPatch,
+    facts: BaseFacts,
+    device: str,
+    threads: int | None,
+    expected: int,
+) -> None:
+    monkeypatch.setattr(config, "cores", lambda: 16)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "card")
+    torch.set_num_threads(3)
+    seen: set[int] = set()
+    faults = Faults(
+        denoise=lambda call, seeds: seen.add(torch.get_num_threads()),
+        encode=lambda prompts: seen.add(torch.get_num_threads()),
+    )
+    one = renderer(Plain(faults, facts=facts), device=device, threads=threads)
+    moved = pickle.loads(pickle.dumps(Renderer(_open_plain, device=device, threads=threads)))
+    done = in_lanes(one, [batch([i], size=1, index=i) for i in range(6)])
+    assert seen == {expected}
+    made = {dict(e.provenance.versions)["threads"] for e in done if isinstance(e, Rendered)}
+    assert made == {str(expected)}
+    # Neither this thread nor a new one keeps what the lanes have set.
+    assert torch.get_num_threads() == 3
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
+    torch.set_num_threads(1)
+    assert moved._own == 3  # also where torch's own choice is another one

@@ -47,6 +47,40 @@ def test_facts_of_a_folder(tiny_sd3: Path) -> None:
     assert facts.digest.startswith("sha256:")
 
 
+def test_light_bases_draw_a_batch_with_one_thread(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _weights.resolve(str(folder)).threads == 1
+    denoiser = sum(path.stat().st_size for path in (folder / "transformer").glob("*.safetensors"))
+    monkeypatch.setattr(_weights, "LIGHT_BYTES", denoiser + 1)
+    assert _weights.resolve(str(folder)).threads == 1
+    monkeypatch.setattr(_weights, "LIGHT_BYTES", denoiser)
+    assert _weights.resolve(str(folder)).threads == 0
+
+
+def test_a_base_has_the_same_threads_by_name_and_by_path() -> None:
+    by_name = _weights.resolve("bestiary")
+    by_path = _weights.resolve(by_name.folder)
+    assert (by_name.threads, by_name.digest) == (by_path.threads, by_path.digest)
+    assert by_name.threads == 1
+
+
+@pytest.mark.parametrize(("line", "threads"), [("threads: int = 2", 2), ("steps: int = 1", 0)])
+def test_a_plugin_without_a_folder_may_say_its_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, threads: int
+) -> None:
+    (tmp_path / "plaid.py").write_text(
+        '"""Plaid."""\nfrom dataclasses import dataclass\nSIDES = ("image",)\n'
+        f"@dataclass(frozen=True)\nclass Spec:\n    {line}\n"
+    )
+    info = tmp_path / "plaid-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plaid\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[creatok_cli.backbones]\nplaid = plaid\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert _weights.resolve("plaid").threads == threads
+
+
 def test_names() -> None:
     assert {"bestiary", "sd3"} <= set(_weights.bases())
     with pytest.raises(UnknownName, match='did you mean "bestiary"'):

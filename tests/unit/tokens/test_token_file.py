@@ -275,3 +275,20 @@ def test_widths_must_fit_the_base() -> None:
         check_widths("<x>", {"clip_l": 16}, base, "tiny")
     with pytest.raises(ArtefactError, match="clip_h"):
         check_widths("<x>", {"clip_l": 16, "clip_g": 24, "clip_h": 8}, base, "tiny")
+
+
+KEPT = Path(__file__).parents[2] / "data"
+
+
+@pytest.mark.parametrize("name", ["token-schema-1.safetensors", "token-schema-1-diffusers"])
+def test_artefacts_of_every_release_are_read_forever(tmp_path: Path, name: str) -> None:
+    """Written once, never again: files that users have must stay what they are."""
+    from creatok_cli.tokens._imports import read_any
+
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(read_any(KEPT / name).data)
+    token = load_token(path)
+    assert token.id == "sha256:2f6f27168668551c21ef96ae24ee241caf672e8f6a2367cb6f3bf0360724ee0a"
+    assert (token.word, token.literal) == ("<hydra-fox>", "creative")
+    assert token.recipe["losses"] == [0.5, 0.25]
+    assert token.counts == {"clip_l": 2, "clip_g": 2}

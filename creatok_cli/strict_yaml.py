@@ -3,10 +3,10 @@
 The parser's events are walked once, without recursion, and everything that could hurt is refused on
 the way: depth, node count, alias bombs, tags, merge keys, directives, repeated keys, a second
 document. Scalars follow YAML 1.2 more closely than PyYAML does: only `true`, `false`, `null`, `~`
-and decimal numbers are special, and numbers stay text (`_text.Number`) until the schema asks for
-one, so `16:9`, `no` and `0123` are what they look like.
+and decimal numbers are special, and numbers stay text (`strict_text.Number`) until the schema asks
+for one, so `16:9`, `no` and `0123` are what they look like.
 
-Does not: use PyYAML's composer, constructors or resolvers; know what a sheet is.
+Does not: use PyYAML's composer, constructors or resolvers; know what a file is for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import yaml
 
 from creatok_cli.errors import Problem
-from creatok_cli.plan._text import (
+from creatok_cli.strict_text import (
     FORBIDDEN,
     MAX_DEPTH,
     MAX_KEY,
@@ -130,7 +130,7 @@ class _Walk:
         except _NotYaml as fault:
             self._stop(fault.at, "yaml-syntax", fault.message)
         if self.root is None:
-            self._stop((1, 1), "empty", "the sheet is empty")
+            self._stop((1, 1), "empty", "the file is empty")
         if self.expanded > max(FREE_NODES, MAX_AMPLIFICATION * self.nodes):
             times = self.expanded // max(self.nodes, 1)
             self._stop(
@@ -164,7 +164,7 @@ class _Walk:
         elif kind is yaml.AliasEvent:
             self._alias(event.anchor, at)
         elif kind is yaml.DocumentStartEvent and self.root is not None:
-            message = "a sheet is one YAML document; a second one starts here"
+            message = "a file is one YAML document; a second one starts here"
             self._stop(at, "many-documents", message)
 
     def _scalar(self, event: Any, at: Mark) -> None:
@@ -218,7 +218,7 @@ class _Walk:
     def _key(self, text: str, style: str | None, at: Mark) -> None:
         here = self.open[-1]
         if text == "<<" and not style:
-            message = "merge keys are not allowed; write the values out, or put them into defaults"
+            message = "merge keys are not allowed; write the values out"
             self._stop(at, "merge-key", message)
         if not text:
             self._stop(at, "bad-key", "a key is missing before the colon")

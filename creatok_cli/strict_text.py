@@ -1,8 +1,8 @@
-"""Bytes of a sheet to checked text, places in it, and the list of its problems.
+"""Bytes of a written file to checked text, places in it, and the list of its problems.
 
 Text is refused rather than repaired: wrong encodings cite the byte, control and bidirectional
-override characters cite their line, because a sheet that reads differently from what it says cannot
-be reviewed.
+override characters cite their line, because a file that reads differently from what it says cannot
+be reviewed. Sheets, presets and pair lists are read through here.
 
 Does not: know YAML, CSV or JSON.
 """
@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import codecs
 import gc
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from creatok_cli.errors import Problem, SheetError
+from creatok_cli.registry import did_you_mean
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_PROBLEMS = 20
@@ -164,6 +167,33 @@ def shown(value: object, limit: int = 60) -> str:
     if isinstance(value, Mapping):
         return "a mapping"
     return "a list" if isinstance(value, list | tuple) else "something else"
+
+
+def load_bytes(path: Path, file: str) -> bytes:
+    """The bytes at `path`, which messages call `file`.
+
+    Raises SheetError: not there (with the nearest neighbour's name), unreadable, too big.
+    """
+    try:
+        with path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size > MAX_BYTES:
+                limit = f"{MAX_BYTES // 1024**2} MiB"
+                refuse(file, 1, 1, "file-too-big", f"the file is larger than {limit}")
+            return stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        near = did_you_mean(path.name, _neighbours(path))
+        hint = f"; {near}" if near else ""
+        refuse(file, 1, 1, "unreadable", f"there is no such file{hint}")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        refuse(file, 1, 1, "unreadable", f"the file cannot be read: {reason}")
+
+
+def _neighbours(path: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(path.parent) if name.isprintable())
+    except OSError:
+        return []
 
 
 def decode(data: bytes, file: str) -> str:

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from creatok_cli.errors import SheetError
-from creatok_cli.plan._text import Number, decode, escaped, position, shown
-from creatok_cli.plan._yaml import MAX_AMPLIFICATION, read_yaml
+from creatok_cli.strict_text import Number, decode, escaped, position, shown
+from creatok_cli.strict_yaml import MAX_AMPLIFICATION, read_yaml
 
 SCALARS = {
     "16:9": "16:9",

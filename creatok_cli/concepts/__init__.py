@@ -1,0 +1,1 @@
+"""Lists of concept words to learn from."""

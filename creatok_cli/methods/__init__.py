@@ -1,0 +1,1 @@
+"""Creative methods: what learns or finds artefacts."""

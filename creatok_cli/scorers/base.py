@@ -1,0 +1,70 @@
+"""What a metric does: scores pictures, or labels what they show; and which metric may teach.
+
+A scorer module has `GIVES` (`scores`, `labels` or both), `Spec` and `build(spec)`. One that says
+`MEASURES_ONLY = True` measures results and never steers them: a method that could see its answers
+would learn to please the measure. Workflows get whatever answers a method through
+`build_teacher`, which refuses such scorers by name, before anything of theirs is read.
+
+Does not: know any concrete scorer, or read pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from creatok_cli import registry
+from creatok_cli.config import build_spec
+from creatok_cli.domain import Labels, Rendered, Score
+from creatok_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """One figure per picture."""
+
+    def score(self, results: Sequence[Rendered]) -> list[Score]:
+        """One Score per result, in order; each depends on its own result alone."""
+
+
+@runtime_checkable
+class Labeler(Protocol):
+    """What pictures show."""
+
+    def label(
+        self, images: Sequence[Image], *, classes: Sequence[str] = (), question: str = ""
+    ) -> list[Labels]:
+        """One Labels per picture, in order: probabilities over `classes` (or over all that the
+        labeler knows, where none are named), or free words.
+
+        Raises UnknownName for a class that the labeler cannot know.
+        """
+
+
+def build_teacher(name: str, settings: Mapping[str, Any], *, where: str = "--set") -> Any:
+    """The scorer or labeler of that name, for a Feedback: its answers go back to a method.
+
+    Raises InputError for one that only measures, UnknownName for one that does not exist.
+    """
+    if registry.describe("scorers", name).facts.get("MEASURES_ONLY"):
+        raise InputError(_refusal(name))
+    module = registry.get("scorers", name)
+    refuse_measures_only(module, name)
+    return module.build(build_spec(module.Spec, settings, where=where))
+
+
+def refuse_measures_only(module: ModuleType, name: str) -> None:
+    """Raise InputError if a scorer's module says MEASURES_ONLY, in whatever way it says it."""
+    if getattr(module, "MEASURES_ONLY", False):
+        raise InputError(_refusal(name))
+
+
+def _refusal(name: str) -> str:
+    return (
+        f"scorers: {name} only measures: what it says may never reach a method, or the measure "
+        "would be worth nothing; choose another labeler"
+    )

@@ -1,0 +1,281 @@
+"""What `learn-token` is asked, and what it comes to once every check is passed.
+
+`settle` finds everything that can be wrong with a preset, a setting, a pair list, a base or a name,
+and says where. Settings: default < preset < flag < `--set`.
+
+Does not: import torch, open a base, or write.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from creatok_cli import config, registry
+from creatok_cli.backbones._weights import resolve
+from creatok_cli.concepts.sets import PairList, load_pairs
+from creatok_cli.domain import BaseFacts
+from creatok_cli.errors import InputError, SheetError, TokenMissing, UnknownName, UnsafeName
+from creatok_cli.tokens.library import Entry, Library, check_name
+from creatok_cli.workflows._checkpoint import run_digest
+from creatok_cli.workflows._preset import load_preset
+from creatok_cli.workflows._run import Stop
+
+RUN_KEY = "creatok.run"
+"""Metadata of a token file: the digest of the run that made it."""
+FLAGS = ("word", "name", "steps", "lr", "theta", "encoders", "sampling", "restarts", "init")
+"""Flags that are settings of the method, by the same name."""
+TEMPLATES = ("adaptive", "restrictive", "template")
+"""Settings of a method that are prompts with `{word}` and the slots of the pairs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnRequest:
+    """What `creatok learn-token` was asked. None: what the preset says, else the method."""
+
+    base: str = "bestiary"
+    preset: str = "cretok"
+    """The name of a shipped preset, or a file."""
+    pairs: str | None = None
+    """The name of a shipped list, or a file."""
+    word: str | None = None
+    name: str | None = None
+    """In the library, and between the brackets of the placeholder."""
+    steps: int | None = None
+    lr: float | None = None
+    theta: str | None = None
+    encoders: str | None = None
+    sampling: str | None = None
+    restarts: int | None = None
+    init: str | None = None
+    precision: str = "fp32"
+    """Number format of the frozen text encoders; the vectors are always fp32."""
+    sets: Sequence[str] = ()
+    """`key=value` texts."""
+    seed: int = 0
+    device: str = "auto"
+    report: Path | None = None
+    """Folder of the report. None: `out/learn/` and the name."""
+    has_report: bool = True
+    replace: bool = False
+    """Give the name to the new token where another one has it."""
+    resume: bool = False
+    """Only go on: an error where there is nothing to go on from."""
+    resume_command: str = ""
+    stop: Stop | None = None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self.stop is not None and self.stop.is_set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What is to be learned, settled."""
+
+    name: str
+    """In the library."""
+    word: str
+    """The placeholder, with brackets."""
+    literal: str
+    """The plain word that is redefined."""
+    facts: BaseFacts
+    preset: str
+    method: str
+    module: ModuleType
+    spec: Any
+    settings: Mapping[str, Any]
+    """The Spec as plain JSON data."""
+    pairs: PairList
+    seed: int
+    precision: str
+    recipe: Mapping[str, Any]
+    """All that decides the token, apart from the stack."""
+    run: str
+    """Digest of the recipe."""
+    folder: Path | None
+    """Of the report."""
+
+    @property
+    def base_label(self) -> str:
+        """The base without the folders above it: reports tell no paths."""
+        return re.split(r"[/\\\\]", self.facts.name.rstrip("/\\"))[-1]
+
+
+def settle(request: LearnRequest) -> Lesson:
+    """What is to be learned, with every check that needs no torch.
+
+    Raises InputError, PresetError, UnknownName, UnsafeName, ArtefactError; the places of faults are
+    those of the preset, or flags.
+    """
+    if not 0 <= request.seed < 2**63:
+        raise InputError(f"--seed: found {request.seed}, expected a number from 0 to 2^63 - 1")
+    facts = resolve(request.base)
+    preset = load_preset("learn", request.preset)
+    method = preset.method
+    check_method(method, facts)
+    module = registry.get("methods", method)
+    spec = build_settings(module.Spec, preset.values, preset.places, preset.path, request)
+    check_encoders(spec, facts)
+    chosen = request.pairs or preset.pairs
+    if chosen == "auto":
+        chosen = "bestiary" if facts.backbone == "bestiary" else "real-world"
+    pairs = load_pairs(chosen)
+    check_templates(spec, pairs, method)
+    name = str(getattr(spec, "name", "") or preset.name)
+    try:
+        check_name(name)
+    except UnsafeName as error:
+        raise UnsafeName(f"--name: {error}") from None
+    settings = plain(asdict(spec))
+    recipe = {
+        "method": method,
+        "settings": settings,
+        "pairs": pairs.digest,
+        "base": facts.digest,
+        "precision": request.precision,
+        "seed": request.seed,
+    }
+    folder = (request.report or Path("out") / "learn" / name) if request.has_report else None
+    lesson = Lesson(
+        name=name,
+        word=f"<{name}>",
+        literal=str(getattr(spec, "word", name)),
+        facts=facts,
+        preset=preset.name,
+        method=method,
+        module=module,
+        spec=spec,
+        settings=settings,
+        pairs=pairs,
+        seed=request.seed,
+        precision=request.precision,
+        recipe=recipe,
+        run=run_digest(recipe),
+        folder=folder,
+    )
+    check_free(lesson, replace=request.replace)
+    return lesson
+
+
+def check_method(name: str, facts: BaseFacts) -> None:
+    """The method exists, learns, and the base has the sides that it needs."""
+    described = registry.describe("methods", name)
+    if described.broken:
+        raise InputError(f"method {name}: the plug-in cannot be read: {described.broken}")
+    if "learn" not in described.facts.get("VERBS", ()):
+        raise InputError(f"method {name} does not learn tokens; choose another --preset")
+    sides = registry.describe("backbones", facts.backbone).facts.get("SIDES", ())
+    missing = [side for side in described.facts.get("NEEDS", ()) if side not in sides]
+    if missing:
+        raise InputError(
+            f"method {name} needs {', '.join(missing)}, which base {facts.name} does not have; "
+            "choose another --base"
+        )
+
+
+def build_settings(
+    spec_class: type[Any],
+    values: Mapping[str, Any],
+    places: Mapping[str, str],
+    preset: str,
+    request: LearnRequest,
+) -> Any:
+    """The Spec of a method: default < preset < flag < `--set`, each value faulted at its place."""
+    flags = {key: getattr(request, key) for key in FLAGS}
+    given = {key: value for key, value in flags.items() if value is not None}
+    has_name = any(field.name == "name" for field in fields(spec_class))
+    if request.word is not None and request.name is None and has_name:
+        given["name"] = request.word
+    sets = config.parse_set(request.sets)
+    merged = {**values, **given, **sets}
+    for key, value in merged.items():
+        flag = f"--set {key}" if key in sets else f"--{key}" if key in given else ""
+        where = flag or places.get(key, f"{preset}:1:1")
+        try:
+            config.build_spec(spec_class, {key: value}, where=where)
+        except SheetError as error:
+            if not flag:
+                raise
+            said = "; ".join(problem.message for problem in error.problems)
+            raise InputError(f"{flag}: {said.removeprefix(f'{key}: ')}") from None
+    return config.build_spec(spec_class, merged, where=f"{preset}:1:1")
+
+
+def check_encoders(spec: Any, facts: BaseFacts) -> None:
+    """The encoders that are asked for are those of the base."""
+    known = [name for name, _ in facts.encoders]
+    for name in getattr(spec, "encoders", ()) if known else ():
+        if name not in known:
+            hint = registry.did_you_mean(name, known) or f"it has {', '.join(known)}"
+            raise UnknownName(f"--encoders: base {facts.name} has no encoder {name!r}; {hint}")
+
+
+def check_templates(spec: Any, pairs: PairList, method: str) -> None:
+    """The prompts of the settings use `{word}` and the slots of the pairs, nothing else."""
+    known = ("word", *pairs.slots)
+    for key in TEMPLATES:
+        for slot in re.findall(r"\{([^{}]*)\}", str(getattr(spec, key, ""))):
+            if slot not in known:
+                hint = registry.did_you_mean(slot, known)
+                raise InputError(
+                    f"{method}: {key} has {{{slot}}}, but the pairs {pairs.name} have "
+                    f"{', '.join(pairs.slots)}{'; ' + hint if hint else ''}; "
+                    f"change the pairs, or --set {key}=..."
+                )
+
+
+def check_free(lesson: Lesson, *, replace: bool) -> None:
+    """The name is free, or belongs to the token of this very run."""
+    entry = stored(lesson.name)
+    if entry is None or replace or entry.header.metadata.get(RUN_KEY) == lesson.run:
+        return
+    raise InputError(
+        f"the token library has another token {lesson.name} (stored {entry.added[:10]}); "
+        "choose another --name, or --replace it"
+    )
+
+
+def stored(name: str) -> Entry | None:
+    """The token that has a name; None for a free one."""
+    library = Library()
+    if name not in library.names():
+        return None
+    try:
+        return library.find(name)
+    except TokenMissing:
+        return None
+
+
+def plain(value: Any) -> Any:
+    """Tuples become lists and paths text, so that a Spec is plain JSON."""
+    if isinstance(value, dict):
+        return {key: plain(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(member) for member in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def outline(lesson: Lesson) -> dict[str, Any]:
+    """What would be learned, for people and as JSON data."""
+    pairs, facts = lesson.pairs, lesson.facts
+    return {
+        "word": lesson.word,
+        "stands for": lesson.literal,
+        "library name": lesson.name,
+        "base": f"{lesson.base_label} ({facts.digest}, licence {facts.licence})",
+        "preset": lesson.preset,
+        "method": lesson.method,
+        "settings": dict(lesson.settings),
+        "precision": lesson.precision,
+        "seed": lesson.seed,
+        "pairs": f"{pairs.name} ({pairs.digest})",
+        "learned from": len(pairs.train),
+        "held out": {group: len(rows) for group, rows in pairs.held_out.items()},
+        "report": str(lesson.folder) if lesson.folder else "none",
+    }
