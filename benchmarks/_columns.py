@@ -199,7 +199,7 @@ class Columns:
             save_token(folder / "token.safetensors", artefact.token)
             save_token(folder / "initial.safetensors", artefact.initial)
             kept = ("theta", "baseline", "length", "neighbours", "capped", "cosine_to_start")
-            facts = {name: artefact.facts[name] for name in kept}
+            facts = {name: artefact.facts[name] for name in kept if name in artefact.facts}
             facts |= {"seed": seed, "id": artefact.token.id, "ended": artefact.ended}
             facts |= {"steps": artefact.steps, "learning_s": round(seconds, 2)}
             (folder / "facts.json").write_text(json.dumps(facts))

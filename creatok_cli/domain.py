@@ -349,6 +349,4 @@ class LearnSummary:
     """The command that goes on, empty when nothing remains."""
 
 
-Event = (
-    Planned | Stage | ImageWritten | JobFailed | Notice | Summary | Learning | LearnSummary
-)
+Event = Planned | Stage | ImageWritten | JobFailed | Notice | Summary | Learning | LearnSummary

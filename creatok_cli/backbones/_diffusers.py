@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from creatok_cli.backbones.base import torch_dtype
 from creatok_cli.errors import ArtefactError, ModelMissing, Refused
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FLOORS = {
     "torch": "2.10",
@@ -106,6 +110,24 @@ def load_part(kind: type[Any], folder: str, part: str, *, dtype: str, device: st
             f"{folder}: {part} lacks {len(lost)} weights or they do not fit, first {lost[0][:100]}"
         )
     return model.requires_grad_(False).eval().to(device)
+
+
+def load_rows(folder: str, part: str, names: Sequence[str], numbers: Sequence[int]) -> Tensor:
+    """Rows [n d] f32 of an embedding table under the first of `names` that the part's files have,
+    without reading the rest. Raises ArtefactError.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        for path in sorted((Path(folder) / part).glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                for name in names:
+                    if name in file.keys():
+                        table = file.get_slice(name)
+                        return torch.stack([table[number].float() for number in numbers])
+    except (OSError, SafetensorError, IndexError) as error:
+        raise ArtefactError(f"{folder}: {part} cannot be read: {str(error)[:300]}") from error
+    raise ArtefactError(f"{folder}: {part} has no table {names[0]}")
 
 
 def load_small(kind: type[Any], folder: str, part: str) -> Any:

@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from creatok_cli.backbones._clip import ENCODE_ROWS, ClipTower, ClipWords, PooledMap, chunks
-from creatok_cli.backbones._diffusers import load_part, load_small
+from creatok_cli.backbones._diffusers import load_part, load_rows, load_small
 from creatok_cli.backbones.base import Conditioning, torch_dtype
 from creatok_cli.domain import BaseFacts
 from creatok_cli.tokens.inject import spell_out
-from creatok_cli.tokens.token import Token
+from creatok_cli.tokens.token import T5, Token
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+T5_TABLES = ("shared.weight", "encoder.embed_tokens.weight")
+"""Names of T5's table of input rows in checkpoints."""
 
 
 class Sd3Text:
@@ -122,8 +126,12 @@ class Sd3Text:
         return {tower.words.name: tower.pooled(prompts, tokens) for tower in self.towers}
 
     def rows(self, word: str) -> Mapping[str, Tensor]:
-        """[n d] vocabulary rows of a word per tower."""
-        return {tower.words.name: tower.rows(word) for tower in self.towers}
+        """[n d] vocabulary rows of a word per tower, and of T5 where there is one."""
+        found = {tower.words.name: tower.rows(word) for tower in self.towers}
+        if self._has_t5:
+            numbers = self._t5_words(word, add_special_tokens=False).input_ids
+            found[T5] = load_rows(self._folder, "text_encoder_3", T5_TABLES, numbers)
+        return found
 
     def pooled_map(
         self, prompts: Sequence[str], word: str, counts: Mapping[str, int]

@@ -199,7 +199,7 @@ Pairs = Annotated[
         "--pairs",
         metavar="NAME|FILE",
         rich_help_panel=LEARNED,
-        help="Pairs of concepts to learn from: a list that ships with creatok, or a YAML file.",
+        help="Pairs of concepts to learn from: a list that ships with creatok, or a file.",
     ),
 ]
 Name = Annotated[

@@ -9,6 +9,7 @@ Does not: write to standard output, or import Rich before a bar is wanted.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -298,11 +299,14 @@ class Trend:
             self._kept, self._every = self._kept[::2], 2 * self._every
 
     def blocks(self) -> str:
-        """A line of block characters, low to high."""
-        kept = self._kept
+        """A line of block characters, low to high; what is not finite has none."""
+        kept = [value for value in self._kept if math.isfinite(value)]
         count = min(TREND_CELLS, len(kept))
         shown = [kept[index * len(kept) // count] for index in range(count)]
-        shown = [*shown[:-1], self.last]
+        if not shown:
+            return ""
+        if math.isfinite(self.last):
+            shown[-1] = self.last
         low, high = min(shown), max(shown)
         scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
         return "".join(BLOCKS[round((value - low) * scale)] for value in shown)

@@ -157,6 +157,7 @@ class CreTok:
             "base_digest": backbone.facts.digest,
             "base_licence": backbone.facts.licence,
             "encoders": dict(problem.digests),
+            "precision": problem.precision,
             "pairs": {"name": pairs.name, "digest": pairs.digest, "licence": pairs.licence},
             "theta": {name: cap.theta for name, cap in problem.caps.items()},
             "seed": seed,
@@ -166,11 +167,13 @@ class CreTok:
             "J": scores[best],
             "version": __version__,
         }
-        token = Token(self.placeholder, spec.word, _contiguous(last), recipe)
+        # For clients whose T5 reads no literal: the rows of the word that creatok's T5 reads.
+        plain = {T5: problem.words[T5]} if T5 in problem.words else {}
+        token = Token(self.placeholder, spec.word, _contiguous({**last, **plain}), recipe)
         initial = Token(
             self.placeholder,
             spec.word,
-            _contiguous(first),
+            _contiguous({**first, **plain}),
             {**recipe, "steps": 0, "ended": "initial", "restart": 0, "J": problem.start_score},
         )
         facts = {
@@ -218,6 +221,8 @@ class Problem:
     """Held-out group -> encoder -> goal."""
     vocabulary: Mapping[str, tuple[Tensor, tuple[str, ...]]]
     digests: Mapping[str, str]
+    words: Mapping[str, Tensor]
+    """[n d] rows of the redefined word, of T5 too where there is one."""
     start_score: float
 
     @classmethod
@@ -268,20 +273,28 @@ class Problem:
             groups=groups,
             vocabulary=vocabulary,
             digests=text.digests(),
+            words=text.rows(spec.word),
             start_score=0.0,
         )
         score = found.scores({name: each[:1].to(backbone.device) for name, each in starts.items()})
         return replace(found, start_score=score[0])
 
+    @property
+    def precision(self) -> str:
+        """The number format of the encoders, as torch names it."""
+        return str(next(iter(self.vocabulary.values()))[0].dtype).removeprefix("torch.")
+
     def scores(self, vectors: Mapping[str, Tensor]) -> list[float]:
-        """J on all held-out rows (on the training rows where none are held out), per restart."""
-        groups = list(self.groups.values()) or [self.goals]
-        parts = []
+        """J over all training rows, per restart: what chooses between restarts.
+
+        Deviates: the notes choose on held-out rows; those serve as proof here and choose nothing.
+        """
         with torch.no_grad():
-            for name, rows in vectors.items():
-                cosines = torch.cat([goals[name].cosines(rows) for goals in groups], dim=-1)
-                parts.append(cosines.clamp(max=self.goals[name].theta).mean(dim=-1))
-        scores: list[float] = torch.stack([part.cpu() for part in parts]).mean(dim=0).tolist()
+            parts = [
+                self.goals[name].cosines(rows).clamp(max=self.goals[name].theta).mean(dim=-1).cpu()
+                for name, rows in vectors.items()
+            ]
+        scores: list[float] = torch.stack(parts).mean(dim=0).tolist()
         return scores
 
     def held_out_means(self, vectors: Mapping[str, Tensor]) -> dict[str, float]:

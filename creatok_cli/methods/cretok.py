@@ -49,7 +49,7 @@ class Spec:
     rows: int = 16
     orders: Literal["both", "one"] = "both"
     restarts: int = 1
-    """Starts learned side by side; the best on held-out rows is kept."""
+    """Starts learned side by side; the best on the list is kept."""
     init: str = ""
     """A word, `random` (vocabulary moments) or `mean` (of the vocabulary); empty: `word`."""
     vectors: int = 1

@@ -137,7 +137,7 @@ class JudgeScorer:
         return [measures(weights, one, pair) for weights, one, pair in rows]
 
     def _look(self, images: Sequence[Image]) -> judge.Verdict:
-        """Chunks of one size, the last filled up with its last picture: neighbours change no bit."""
+        """Chunks of one size, the last one filled up: neighbours change no bit."""
         pads = [images[-1]] * (-len(images) % ROWS)
         return self._judge.look([*images, *pads], rows=ROWS)
 

@@ -161,8 +161,8 @@ class Table:
                 for label, cells in rows.items()
             )
         most = max(1, (spec.page_height_px - 400) // (tile[1] + ROW_GAP))
-        left = [f"{missing} columns"] if missing else []
-        left += [f"{len(lines) - most} rows"] if len(lines) > most else []
+        left = [counted(missing, "column")] if missing else []
+        left += [counted(len(lines) - most, "row")] if len(lines) > most else []
         bases = dict.fromkeys(
             picture.line.base + (f" ({picture.line.licence})" if picture.line.licence else "")
             for picture in shown
@@ -201,6 +201,11 @@ class Table:
     def head_lines(self) -> int:
         """Lines of the tallest column head below its name."""
         return max(len(pattern_lines(c, self.tile)) for c in self.columns)
+
+
+def counted(number: int, what: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def row_label(job: Job) -> str:

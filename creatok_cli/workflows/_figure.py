@@ -139,8 +139,7 @@ def draw_curves(
 
 def draw_goal(axes: Axes, steps: Sequence[float], curves: Mapping[str, Sequence[float]]) -> None:
     axes.set_title("Loss and goal J")
-    axes.set_xlabel("step")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    count_steps(axes)
     for name, colour in (("loss", MUTED), ("J", GOAL)):
         series = curves.get(name) or []
         if len(series) and len(series) == len(steps):
@@ -161,6 +160,13 @@ def draw_goal(axes: Axes, steps: Sequence[float], curves: Mapping[str, Sequence[
         say_nothing(axes)
 
 
+def count_steps(axes: Axes) -> None:
+    """Steps along the x axis, few enough to be read."""
+    axes.set_xlabel("step")
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
 def draw_lengths(
     axes: Axes,
     steps: Sequence[float],
@@ -169,8 +175,7 @@ def draw_lengths(
     encoders: Sequence[str],
 ) -> None:
     axes.set_title("Length of the vectors")
-    axes.set_xlabel("step")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    count_steps(axes)
     for name, colour in zip(encoders, ENCODERS, strict=False):
         series = curves.get(f"norm/{name}") or []
         if len(series) and len(series) == len(steps):
@@ -221,6 +226,7 @@ def draw_words(axes: Axes, facts: Mapping[str, Any], encoders: Sequence[str]) ->
     axes.set_ylim(y - 0.6, -0.9)
     longest = max(float(cosine) for found in neighbours.values() for _, cosine in found)
     axes.set_xlim(0, min(1.08, max(0.4, 1.2 * longest)))
+    axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel("cosine of the vectors")
     axes.spines["left"].set_visible(False)
 

@@ -120,7 +120,11 @@ def settle(request: LearnRequest) -> Lesson:
     method = preset.method
     check_method(method, facts)
     module = registry.get("methods", method)
-    spec = build_settings(module.Spec, preset.values, preset.places, preset.path, request)
+    # How a mixture is worded belongs to the base; a preset, flag or `--set` may say otherwise.
+    own = registry.describe("backbones", facts.backbone).facts.get("MIXTURE_TEMPLATE")
+    has_template = own and "template" in registry.describe("methods", method).spec
+    values = {"template": own, **preset.values} if has_template else preset.values
+    spec = build_settings(module.Spec, values, preset.places, preset.path, request)
     check_encoders(spec, facts)
     chosen = request.pairs or preset.pairs
     if chosen == "auto":

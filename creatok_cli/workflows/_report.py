@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from creatok_cli import durable
 from creatok_cli.domain import Event, Notice, Stage, Summary
-from creatok_cli.errors import OutputReadOnly
 from creatok_cli.tokens.file import token_bytes
+from creatok_cli.tokens.library import writable
 from creatok_cli.workflows._figure import draw_figure, median, number
 from creatok_cli.workflows._lesson import Lesson
 from creatok_cli.workflows._run import Stop
@@ -53,15 +53,9 @@ def is_reported(lesson: Lesson) -> bool:
         return False
 
 
-@contextmanager
-def reportable(folder: Path) -> Iterator[None]:
+def reportable(folder: Path) -> AbstractContextManager[None]:
     """Faults of writing, told with the folder and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise durable.fatal(error, str(folder)) or OutputReadOnly(
-            f"{folder} cannot be written: {error.strerror or error}; choose another --report"
-        ) from error
+    return writable(folder, "choose another --report")
 
 
 def report(
@@ -199,11 +193,18 @@ def prompts(lesson: Lesson, words: Mapping[str, str]) -> dict[str, str]:
     found["plain pair"] = plain_pair(lesson, template)
     for word in initial:
         found["initial row"] = template.replace("{word}", word)
+    used = slots_of(template, lesson)
     once: dict[str, str] = {}
     for column, prompt in found.items():
-        if prompt not in once.values():
+        # A prompt with other slots would need rows of its own.
+        if prompt not in once.values() and slots_of(prompt, lesson) == used:
             once[column] = prompt
     return once
+
+
+def slots_of(prompt: str, lesson: Lesson) -> tuple[str, ...]:
+    """The slots of the pairs that a prompt uses."""
+    return tuple(slot for slot in lesson.pairs.slots if f"{{{slot}}}" in prompt)
 
 
 def plain_pair(lesson: Lesson, template: str) -> str:
@@ -221,6 +222,9 @@ def sheet_text(
     is_large = max(lesson.facts.size_px) > LARGE_PX
     rows, seeds = (LARGE_ROWS, LARGE_SEEDS) if is_large else (ROWS_PER_GROUP, SEEDS)
     groups = list(lesson.pairs.held_out.items())[:GROUPS] or [("learned", lesson.pairs.train)]
+    used = slots_of(next(iter(columns.values())), lesson)
+    places = [lesson.pairs.slots.index(slot) for slot in used]
+    seen: set[tuple[str, ...]] = set()
 
     def text(value: str) -> str:
         return json.dumps(value, ensure_ascii=False)
@@ -235,16 +239,18 @@ def sheet_text(
         "jobs:",
     ]
     for group, members in groups:
-        for column, prompt in columns.items():
+        shorter = dict.fromkeys(tuple(row[place] for place in places) for row in members)
+        fresh = [row for row in shorter if row not in seen][:rows]
+        seen.update(fresh)
+        for column, prompt in columns.items() if fresh else ():
             lines += [
                 f"  - id: {text(f'{group}/{column}')}",
                 f"    prompt: {text(prompt)}",
-                "    zip:",
+                *(["    zip:"] if used else []),
             ]
-            for at, slot in enumerate(lesson.pairs.slots):
-                values = ", ".join(text(row[at]) for row in members[:rows])
-                if f"{{{slot}}}" in prompt:
-                    lines.append(f"      {slot}: [{values}]")
+            for at, slot in enumerate(used):
+                values = ", ".join(text(row[at]) for row in fresh)
+                lines.append(f"      {slot}: [{values}]")
             lines.append(f"    seeds: [{', '.join(map(str, seeds))}]")
     return "\n".join(lines) + "\n"
 

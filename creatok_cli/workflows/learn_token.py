@@ -9,6 +9,7 @@ Does not: print, exit, know what a method does, or let a scorer near it.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -163,16 +164,21 @@ class _Run:
         state, notice = self._state(scratch)
         if notice is not None:
             yield notice
-        yield Stage(name="loading", detail=lesson.facts.name)
-        from creatok_cli.backbones.base import pick_device, set_threads
+        yield Stage(name="loading", detail=lesson.base_label)
+        # Read when torch is imported: threads that spin make steps slow beside other work.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from creatok_cli.backbones.base import fixed_threads, own_threads, pick_device
 
         device = pick_device(request.device)
-        now = stack(device, set_threads())
+        # A light base is quickest with one thread, as when it draws.
+        threads = (lesson.facts.threads if device == "cpu" else 0) or own_threads()
+        now = stack(device, threads)
         if state is not None and dict(state.stack) != now:
             state = yield from self._refuse_stack(state, now)
         keeper = Keeper(scratch, lesson.recipe, now, state)
         try:
-            artefact = yield from self._learn(keeper, state, device)
+            with fixed_threads(threads):
+                artefact = yield from self._learn(keeper, state, device)
         except MethodDiverged as error:
             keeper.flush()
             self.ended = "diverged"

@@ -162,11 +162,10 @@ def test_the_changelog_knows_this_version() -> None:
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with README's sheet in it, in which its commands run one after the other."""
+    """A folder with README's sheets in it, in which its commands run one after the other."""
     folder = tmp_path_factory.mktemp("studio")
-    sheets = blocks("yaml")
-    assert len(sheets) == 1
-    (folder / "my-sheet.yaml").write_text(sheets[0], encoding="utf-8")
+    for name, sheet in zip(("my-sheet.yaml", "learned.yaml"), blocks("yaml"), strict=True):
+        (folder / name).write_text(sheet, encoding="utf-8")
     return folder
 
 

@@ -81,6 +81,11 @@ ROWS = (
         ),
     ),
     Row(
+        "methods._cretok",
+        own=("tokens*", "concepts*", "backbones.base", "methods.cretok"),
+        libraries=("torch",),
+    ),
+    Row(
         "methods*",
         own=("tokens*", "concepts*", "backbones.base"),
         libraries=("torch",),

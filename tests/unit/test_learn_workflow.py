@@ -399,6 +399,27 @@ def test_the_sheet_of_the_report_is_sound_and_fair(monkeypatch: pytest.MonkeyPat
     assert all(len(prompt.split()) >= 6 and "mixture" not in prompt for prompt in plain)
 
 
+@pytest.mark.parametrize(
+    ("template", "columns", "labels"),
+    [
+        ("a photo of a {word} {animal}", 5, 1),
+        ("a {word} {trait} {animal}", 5, 2),
+        ("a {word}", 5, 0),
+    ],
+)
+def test_the_sheet_of_other_slots_is_sound(
+    template: str, columns: int, labels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_report, "sample", no_pictures)
+    sets = (f"template={template}", "restrictive=a {trait} {animal}", "word=menacing")
+    finish(learn_token(asked(has_report=True, pairs="menacing", sets=sets)))
+    sheet = load_sheet("out/learn/counted/counted-beside-controls.yaml")
+    ids = {word: header.id for word, header in token_files(sheet).items()}
+    jobs = expand(sheet, base_facts(sheet), ids)
+    assert len({job.row.rpartition("/")[2] for job in jobs}) == columns
+    assert {len(job.labels) for job in jobs} == {labels}
+
+
 def test_a_stop_while_pictures_are_drawn_keeps_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(request: Any) -> Iterator[Event]:
         for event in no_pictures(request):

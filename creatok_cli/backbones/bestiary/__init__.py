@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SIDES = ("text", "image")
 ADAPTER = "sd3"
+MIXTURE_TEMPLATE = "a photo of a {word} mixture that looks like a {a} and a {b}"
+"""How a learned word is used here: the words of the captions that it was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,12 +6,15 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
+from creatok_cli.backbones import sd3
+from creatok_cli.backbones._weights import resolve
 from creatok_cli.concepts.sets import PairList
 from creatok_cli.errors import InputError, MethodDiverged, UnknownName
 from creatok_cli.methods import _cretok, cretok
@@ -19,6 +22,7 @@ from creatok_cli.methods._ascent import Goal
 from creatok_cli.methods._cretok import adaptive_prompts, phrases
 from creatok_cli.methods.base import Artefact, Brief, Feedback, Step
 from creatok_cli.methods.cretok import Spec
+from tests.tiny import build_tiny_sd3
 
 SHORT = Spec(
     steps=60, theta="1.0", init="pig", stop="never", validate_every=20, template="{word} {a} {b}"
@@ -291,3 +295,18 @@ def test_the_recipe_tells_how_the_token_came_to_be(backbone: Any, pairs: PairLis
         assert len(nearest) == 5
         cosines = [cosine for _, cosine in nearest]
         assert cosines == sorted(cosines, reverse=True)
+
+
+def test_a_base_with_t5_gives_the_rows_of_the_word_for_exports(
+    pairs: PairList, tmp_path: Path
+) -> None:
+    from transformers import T5EncoderModel, T5Tokenizer
+
+    folder = build_tiny_sd3(tmp_path / "sd3", t5=True)
+    backbone = sd3.build(sd3.Spec(), resolve(str(folder)), device="cpu", dtype="fp32")
+    artefact, _ = learn(backbone, pairs, replace(SHORT, word="pig", steps=2))
+    ids = T5Tokenizer.from_pretrained(folder / "tokenizer_3")("pig", add_special_tokens=False)
+    model = T5EncoderModel.from_pretrained(folder / "text_encoder_3", dtype=torch.float32)
+    assert torch.equal(artefact.token.vectors["t5xxl"], model.shared.weight[ids.input_ids].detach())
+    assert artefact.initial is not None
+    assert torch.equal(artefact.initial.vectors["t5xxl"], artefact.token.vectors["t5xxl"])
