@@ -30,7 +30,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from creatok_cli.backbones import bestiary
 from creatok_cli.backbones._clip import ClipTower, ClipWords
 from creatok_cli.concepts.sets import load_pairs
-from creatok_cli.methods._ascent import Ascent, Goal
+from creatok_cli.methods._ascent import Ascent, Climb, Draws, Goal, Pace
 from creatok_cli.methods._cretok import phrases, unit
 from creatok_cli.methods.cretok import Spec
 
@@ -96,27 +96,17 @@ class SlowLoop:
 
 def fast_loop(towers: list[ClipTower], spec: Spec, prompts: list[str]) -> Ascent:
     """learn-token's own steps on these towers."""
-    goals, starts = {}, {}
+    draws = Draws(sampling="full", rows=1, group=2, seed=0)
+    climbs = {}
     for tower in towers:
-        name = tower.words.name
         with torch.no_grad():
-            rows = torch.cat(
-                [unit(tower.pooled(prompts[at : at + 8], ())) for at in range(0, len(prompts), 8)]
-            )
+            parts = [tower.pooled(prompts[at : at + 8], ()) for at in range(0, len(prompts), 8)]
         adaptive = spec.adaptive.replace("{word}", WORD)
-        goals[name] = Goal(tower.pooled_map([adaptive], WORD, 1), rows, 1.0)
-        starts[name] = tower.rows(spec.word)[None]
-    return Ascent(
-        goals,
-        starts,
-        lengths=None,
-        sampling="full",
-        rows=1,
-        group=2,
-        lr=spec.lr,
-        steps=10_000,
-        seed=0,
-    )
+        goal = Goal(tower.pooled_map([adaptive], WORD, 1), unit(torch.cat(parts)), 1.0)
+        pace = Pace(lr=spec.lr, steps=10_000)
+        start = tower.rows(spec.word)[None]
+        climbs[tower.words.name] = Climb(goal, start, draws=draws, pace=pace, length=None)
+    return Ascent(climbs, 10_000)
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
@@ -134,10 +124,9 @@ def gradient_error(tower: ClipTower, spec: Spec, prompt: str) -> float:
     """Relative distance of our gradient for one phrase from the slow loop's."""
     slow = SlowLoop(tower, spec, [prompt])
     expected = torch.autograd.grad(slow.loss(prompt), slow.table)[0][-1]
-    fast = fast_loop([tower], spec, [prompt])
-    goal = fast._goals[tower.words.name]
-    leaf = fast.vectors()[tower.words.name].clone().requires_grad_(True)
-    found = torch.autograd.grad((1 - goal.cosines(leaf)).sum(), leaf)[0].flatten()
+    climb = fast_loop([tower], spec, [prompt])._climbs[tower.words.name]
+    losses, _ = climb.goal.losses(climb.leaf)
+    found = torch.autograd.grad(losses.sum(), climb.leaf)[0].flatten()
     return float((found - expected).norm() / expected.norm())
 
 

@@ -1,7 +1,8 @@
 """Gradient steps on a few vectors, several restarts side by side, resumable to the same bytes.
 
-Each restart is one row of every tensor. AdamW is elementwise, so rows learn independently of each
-other. On CUDA one step is captured as a graph and replayed; elsewhere it runs eagerly.
+The encoders share no variable, so each climbs on its own: on a CPU side by side, a thread each.
+Each restart is one row of every tensor, and AdamW is elementwise, so restarts learn independently
+of each other, too. On CUDA one step is captured as a graph and replayed.
 
 Does not: know words, pairs or encoders by meaning.
 """
@@ -10,12 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.nn import functional
 
+from creatok_cli import config
+from creatok_cli.backbones.base import fixed_threads
 from creatok_cli.seeds import generator
 
 if TYPE_CHECKING:
@@ -28,6 +32,8 @@ HOLD_STEPS = 50
 PLATEAU_GAIN = 1e-5
 ENDS: tuple[Literal["", "capped", "plateau"], ...] = ("", "capped", "plateau")
 WARM_UP = 3
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW remembers of each variable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,144 +57,114 @@ class Goal:
         states = functional.normalize(self.embed(vectors)[:, 0].float(), dim=-1)
         return states @ rows.T
 
+    def losses(self, vectors: Tensor, which: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(1 - mean capped cosine [r], whether all rows are capped [r])."""
+        cosines = self.cosines(vectors, which)
+        capped = (cosines.detach() >= self.theta).all(dim=-1)
+        return 1.0 - cosines.clamp(max=self.theta).mean(dim=-1), capped
 
-class Ascent:
-    """The variables, their optimiser and what is remembered of the way."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """Which rows a step sees, addressed by step: a resumed run draws the same."""
+
+    sampling: Literal["full", "batch", "paper"]
+    rows: int
+    """Per step: pairs of `batch`, rows of `paper`."""
+    group: int
+    """Rows that belong together; `batch` draws them together."""
+    seed: int
+
+    def draw(self, index: int, count: int) -> Tensor | None:
+        """Row numbers of step `index` out of `count`; None for all of them."""
+        if self.sampling == "full":
+            return None
+        if self.sampling == "paper":
+            dice = generator(self.seed, "rows", index)
+            return torch.randint(count, (self.rows,), generator=dice)
+        pairs = count // self.group
+        size = min(self.rows, pairs)
+        turn, place = divmod(index, pairs // size)
+        order = torch.randperm(pairs, generator=generator(self.seed, "pairs", turn))
+        chosen = order[place * size : (place + 1) * size]
+        return (chosen[:, None] * self.group + torch.arange(self.group)).flatten()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """The learning rate of each step: a cosine from `lr` to 0 over `steps`."""
+
+    lr: float
+    steps: int
+
+    def rate(self, index: int) -> float:
+        return self.lr * 0.5 * (1.0 + math.cos(math.pi * index / self.steps))
+
+
+class Climb:
+    """The vectors of one encoder on their way."""
 
     def __init__(
-        self,
-        goals: Mapping[str, Goal],
-        starts: Mapping[str, Tensor],
-        *,
-        lengths: Mapping[str, float] | None,
-        sampling: Literal["full", "batch", "paper"],
-        rows: int,
-        group: int,
-        lr: float,
-        steps: int,
-        seed: int,
+        self, goal: Goal, start: Tensor, *, draws: Draws, pace: Pace, length: float | None
     ) -> None:
-        """`starts` [r n d]; `lengths` keeps vectors at these lengths; `group` rows that belong
-        together are drawn together by `batch`.
-        """
-        self._goals, self._lengths = dict(goals), lengths
-        self._sampling, self._rows, self._group = sampling, rows, group
-        self._lr, self._steps, self._seed = lr, steps, seed
-        self._vectors = {name: rows.detach().clone() for name, rows in starts.items()}
-        any_rows = next(iter(self._vectors.values()))
-        self._restarts, self._device = any_rows.shape[0], any_rows.device
-        self._leaves = [self._vectors[name].requires_grad_(True) for name in self._vectors]
-        self._on_cuda = self._device.type == "cuda"
-        rate: float | Tensor = torch.tensor(lr, device=self._device) if self._on_cuda else lr
+        """`start` [r n d]; `length` keeps vectors that long."""
+        self.goal, self._draws, self._pace, self._length = goal, draws, pace, length
+        self.leaf = start.detach().clone().requires_grad_(True)
+        device, restarts = start.device, start.shape[0]
+        self._on_cuda = device.type == "cuda"
+        rate = torch.tensor(pace.lr, device=device) if self._on_cuda else pace.lr
         self._optimiser = torch.optim.AdamW(
-            self._leaves,
+            [self.leaf],
             lr=rate,
             weight_decay=0.0,
             capturable=self._on_cuda,
             fused=self._on_cuda,
         )
-        count = next(iter(goals.values())).rows.shape[0]
-        self._count = count
-        drawn = {"full": count, "batch": min(rows * group, count), "paper": rows}[sampling]
-        self._drawn = torch.arange(drawn, device=self._device)
-        self._loss = torch.zeros(self._restarts, device=self._device)
-        self._held = torch.zeros(self._restarts, dtype=torch.int64, device=self._device)
-        self._first = {name: rows.detach().clone() for name, rows in self._vectors.items()}
+        drawn = draws.draw(0, goal.rows.shape[0])
+        self._drawn = None if drawn is None else drawn.to(device)
+        self.loss = torch.zeros(restarts, device=device)
+        self.held = torch.zeros(restarts, dtype=torch.int64, device=device)
+        self._first = self.vectors.clone()
         self._graph: torch.cuda.CUDAGraph | None = None
-        self.index = 0
-        self._best = -math.inf
-        self._marks: list[list[float]] = []
-        self._earlier = -math.inf
-        self.ended: Literal["", "capped", "plateau"] = ""
 
     @property
-    def loss(self) -> float:
-        """Loss of the last step, mean over restarts."""
-        return float(self._loss.mean())
-
-    def vectors(self) -> dict[str, Tensor]:
+    def vectors(self) -> Tensor:
         """[r n d] as they are now."""
-        return {name: rows.detach() for name, rows in self._vectors.items()}
+        return self.leaf.detach()
 
-    def is_dead(self) -> bool:
-        """Whether no row of any goal is below its cap, for any restart."""
-        return bool(self._over_all()[1].all())
-
-    # Steps
-
-    def advance(self, count: int) -> None:
-        """Take `count` optimiser steps."""
-        for _ in range(count):
-            rate = self._lr * 0.5 * (1.0 + math.cos(math.pi * self.index / self._steps))
-            self._draw()
-            for group in self._optimiser.param_groups:
-                if self._on_cuda:
-                    group["lr"].fill_(rate)
-                else:
-                    group["lr"] = rate
+    def advance(self, first: int, count: int) -> None:
+        """Take the steps `first` to `first + count - 1`."""
+        (group,) = self._optimiser.param_groups
+        for index in range(first, first + count):
+            drawn = self._draws.draw(index, self.goal.rows.shape[0])
+            if drawn is not None and self._drawn is not None:
+                self._drawn.copy_(drawn)
             if self._on_cuda:
-                self._replay()
+                group["lr"].fill_(self._pace.rate(index))
+                self._replay(index)
             else:
+                group["lr"] = self._pace.rate(index)
                 self._step()
-            self.index += 1
 
     def _step(self) -> None:
-        """Forward, backward, AdamW; then remember where every row first was capped."""
-        losses, capped = self._losses()
-        grads = torch.autograd.grad(losses.sum(), self._leaves)
-        self._loss.copy_(losses.detach())
-        if self._sampling == "full":
+        """Forward, backward, AdamW; and remember where all rows first were capped."""
+        losses, capped = self.goal.losses(self.leaf, self._drawn)
+        (self.leaf.grad,) = torch.autograd.grad(losses.sum(), self.leaf)
+        self.loss.copy_(losses.detach())
+        if self._drawn is None:
             # Adam's momentum moves on after the gradient has died: the first capped vectors count.
-            fresh = capped & (self._held == 0)
-            self._held.copy_(torch.where(capped, self._held + 1, 0))
-            for name, rows in self._vectors.items():
-                kept = torch.where(fresh[:, None, None], rows.detach(), self._first[name])
-                self._first[name].copy_(kept)
-        for leaf, grad in zip(self._leaves, grads, strict=True):
-            leaf.grad = grad
+            fresh = capped & (self.held == 0)
+            self.held.copy_(torch.where(capped, self.held + 1, 0))
+            self._first.copy_(torch.where(fresh[:, None, None], self.vectors, self._first))
         self._optimiser.step()
-        if self._lengths is not None:
+        if self._length is not None:
             with torch.no_grad():
-                for name, rows in self._vectors.items():
-                    rows.copy_(functional.normalize(rows, dim=-1) * self._lengths[name])
+                self.leaf.copy_(functional.normalize(self.leaf, dim=-1) * self._length)
 
-    def _losses(self) -> tuple[Tensor, Tensor]:
-        """(loss [r], whether all drawn rows are capped [r])."""
-        losses: Tensor | None = None
-        capped: Tensor | None = None
-        for name, goal in self._goals.items():
-            which = None if self._sampling == "full" else self._drawn
-            cosines = goal.cosines(self._vectors[name], which)
-            loss = 1.0 - cosines.clamp(max=goal.theta).mean(dim=-1)
-            above = (cosines.detach() >= goal.theta).all(dim=-1)
-            losses = loss if losses is None else losses + loss
-            capped = above if capped is None else capped & above
-        assert losses is not None
-        assert capped is not None
-        return losses / len(self._goals), capped
-
-    def _draw(self) -> None:
-        """Which rows this step sees; addressed by step, so a resumed run draws the same."""
-        if self._sampling == "full":
-            return
-        if self._sampling == "paper":
-            dice = generator(self._seed, "rows", self.index)
-            found = torch.randint(self._count, self._drawn.shape, generator=dice)
-        else:
-            pairs = self._count // self._group
-            size = min(self._rows, pairs)
-            per_round = pairs // size
-            dice = generator(self._seed, "pairs", self.index // per_round)
-            order = torch.randperm(pairs, generator=dice)
-            place = self.index % per_round
-            chosen = order[place * size : (place + 1) * size]
-            found = (chosen[:, None] * self._group + torch.arange(self._group)).flatten()
-        self._drawn.copy_(found)
-
-    def _replay(self) -> None:
+    def _replay(self, index: int) -> None:
         """One step on CUDA: captured once, then replayed."""
         if self._graph is None:
-            before = {name: each.clone() for name, each in self.state().items()}
+            before = self.state()
             stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -198,33 +174,103 @@ class Ascent:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
                 self._step()
-            self.restore(before)
+            self.restore(before, index)
         self._graph.replay()
 
-    # Memory
+    def hold(self) -> None:
+        """What `_step` does where it sees all rows, for runs that do not: capped here, for good."""
+        self._first.copy_(self.vectors)
+        self.held.fill_(HOLD_STEPS)
 
-    def _over_all(self) -> tuple[Tensor, Tensor]:
-        """`_losses` over all rows, whatever a step draws."""
-        sampling, self._sampling = self._sampling, "full"
-        try:
-            with torch.no_grad():
-                return self._losses()
-        finally:
-            self._sampling = sampling
+    def result(self) -> Tensor:
+        """[r n d]: where a restart was first capped if it has stayed so, else where it stands."""
+        is_held = (self.held >= HOLD_STEPS)[:, None, None]
+        return torch.where(is_held, self._first, self.vectors)
 
-    def objective(self) -> Tensor:
-        """J [r] over all rows, mean over goals."""
-        return 1.0 - self._over_all()[0]
+    def state(self) -> dict[str, Tensor]:
+        """All that `restore` needs, on the host."""
+        own = self._optimiser.state.get(self.leaf, {})
+        moments = {part: own.get(part, torch.zeros_like(self.vectors)) for part in MOMENTS}
+        found = {"vectors": self.vectors, "first": self._first, "held": self.held}
+        found |= {"loss": self.loss, **moments}
+        return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
+
+    def restore(self, state: Mapping[str, Tensor], index: int) -> None:
+        """Go on from a `state` after `index` steps."""
+        own = self._optimiser.state[self.leaf]
+        with torch.no_grad():
+            self.leaf.copy_(state["vectors"])
+            self._first.copy_(state["first"])
+            self.held.copy_(state["held"])
+            self.loss.copy_(state["loss"])
+            if not own:
+                where = self.leaf.device if self._on_cuda else "cpu"
+                own["step"] = torch.zeros((), device=where)
+                own |= {part: torch.zeros_like(self.vectors) for part in MOMENTS}
+            own["step"].fill_(float(index))
+            for part in MOMENTS:
+                own[part].copy_(state[part])
+
+
+class Ascent:
+    """All encoders on their way, and what is remembered of it."""
+
+    def __init__(self, climbs: Mapping[str, Climb], steps: int) -> None:
+        self._climbs, self._steps = dict(climbs), steps
+        self.index = 0
+        self._best = self._earlier = -math.inf
+        self._marks: list[list[float]] = []
+        self.ended: Literal["", "capped", "plateau"] = ""
+
+    @property
+    def loss(self) -> float:
+        """Loss of the last step, mean over encoders and restarts."""
+        return float(self._mean([climb.loss for climb in self._climbs.values()]).mean())
+
+    def _mean(self, parts: list[Tensor]) -> Tensor:
+        return torch.stack([part.detach().cpu() for part in parts]).mean(dim=0)
+
+    def vectors(self) -> dict[str, Tensor]:
+        """[r n d] as they are now."""
+        return {name: climb.vectors for name, climb in self._climbs.items()}
+
+    def _over_all(self) -> tuple[Tensor, bool]:
+        """(loss over all rows [r], whether every row is capped for every restart)."""
+        with torch.no_grad():
+            found = [climb.goal.losses(climb.leaf) for climb in self._climbs.values()]
+        return self._mean([loss for loss, _ in found]), all(bool(each.all()) for _, each in found)
+
+    def is_dead(self) -> bool:
+        """Whether no row is below its cap: nothing can be learned."""
+        return self._over_all()[1]
+
+    def advance(self, count: int) -> None:
+        """Take `count` optimiser steps with each encoder."""
+        climbs, threads = list(self._climbs.values()), torch.get_num_threads()
+        on_cpu = all(climb.leaf.device.type == "cpu" for climb in climbs)
+        if on_cpu and 1 < len(climbs) <= config.cores() // threads:
+
+            def alone(climb: Climb) -> None:
+                with fixed_threads(threads):
+                    climb.advance(self.index, count)
+
+            with ThreadPoolExecutor(len(climbs), thread_name_prefix="creatok-climb") as pool:
+                list(pool.map(alone, climbs))
+        else:
+            for climb in climbs:
+                climb.advance(self.index, count)
+        self.index += count
 
     def record(self, every: int) -> None:
         """Remember the numbers of this step; J over all rows is measured `every` so many steps
         where a step does not see all rows anyway.
         """
-        if self._sampling == "full":
-            self._best = 1.0 - float(self._loss.min())
+        climbs = list(self._climbs.values())
+        if climbs[0]._drawn is None:
+            self._best = 1.0 - float(self._mean([climb.loss for climb in climbs]).min())
         elif not self._marks or self.index % every == 0 or self.index == self._steps:
-            self._best = float(self.objective().max())
-        lengths = [float(rows.norm(dim=-1)[0].mean()) for rows in self.vectors().values()]
+            self._best = 1.0 - float(self._over_all()[0].min())
+        lengths = [float(climb.vectors.norm(dim=-1)[0].mean()) for climb in climbs]
         self._marks.append([float(self.index), self.loss, self._best, *lengths])
 
     def values(self) -> dict[str, float]:
@@ -235,25 +281,24 @@ class Ascent:
             f"norm/{name}": float(rows.norm(dim=-1)[0].mean())
             for name, rows in self.vectors().items()
         }
-        return {"J": float(self.objective().max())} | lengths
+        return {"J": 1.0 - float(self._over_all()[0].min())} | lengths
 
     def curves(self) -> dict[str, list[float]]:
         """Columns of what `record` remembered."""
-        names = ["step", "loss", "J", *(f"norm/{name}" for name in self._vectors)]
+        names = ["step", "loss", "J", *(f"norm/{name}" for name in self._climbs)]
         return {name: [mark[at] for mark in self._marks] for at, name in enumerate(names)}
 
     def judge(self, window: int) -> None:
         """Set `ended`: `capped` when every restart has been capped for a while, `plateau` when J
         has stood still over `window` steps.
         """
-        is_checked = self.index % window == 0
-        if self._sampling == "full":
-            if bool((self._held >= HOLD_STEPS).all()):
+        climbs, is_checked = list(self._climbs.values()), self.index % window == 0
+        if climbs[0]._drawn is None:
+            if all(bool((climb.held >= HOLD_STEPS).all()) for climb in climbs):
                 self.ended = "capped"
-        elif is_checked and bool(self._over_all()[1].all()):
-            for name, rows in self.vectors().items():
-                self._first[name].copy_(rows)
-            self._held.fill_(HOLD_STEPS)
+        elif is_checked and self._over_all()[1]:
+            for climb in climbs:
+                climb.hold()
             self.ended = "capped"
         if is_checked and not self.ended:
             if self._best - self._earlier < PLATEAU_GAIN:
@@ -261,50 +306,29 @@ class Ascent:
             self._earlier = self._best
 
     def result(self) -> dict[str, Tensor]:
-        """[r n d]: where a restart was first capped if it still is, else where it stands."""
-        is_held = (self._held >= HOLD_STEPS)[:, None, None]
-        return {
-            name: torch.where(is_held, self._first[name], rows)
-            for name, rows in self.vectors().items()
-        }
+        """[r n d] per encoder; see `Climb.result`."""
+        return {name: climb.result() for name, climb in self._climbs.items()}
 
     def state(self) -> dict[str, Tensor]:
         """Everything from which `restore` goes on to the same end, on the host."""
-        found = {"index": torch.tensor(self.index), "held": self._held.cpu().clone()}
-        found["loss"] = self._loss.cpu().clone()
-        found["marks"] = torch.tensor(self._marks, dtype=torch.float64)
-        found["earlier"] = torch.tensor(self._earlier, dtype=torch.float64)
-        found["ended"] = torch.tensor(ENDS.index(self.ended))
-        for name, leaf in zip(self._vectors, self._leaves, strict=True):
-            own = self._optimiser.state.get(leaf, {})
-            found[f"vectors/{name}"] = leaf.detach().cpu().clone()
-            found[f"first/{name}"] = self._first[name].cpu().clone()
-            for part in ("exp_avg", "exp_avg_sq"):
-                zeros = torch.zeros_like(leaf, memory_format=torch.preserve_format)
-                found[f"{part}/{name}"] = own.get(part, zeros).detach().cpu().clone()
+        numbers = [float(self.index), self._best, self._earlier, float(ENDS.index(self.ended))]
+        found = {
+            "numbers": torch.tensor(numbers, dtype=torch.float64),
+            "marks": torch.tensor(self._marks, dtype=torch.float64),
+        }
+        for name, climb in self._climbs.items():
+            found |= {f"{part}/{name}": tensor for part, tensor in climb.state().items()}
         return found
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a `state`. Raises KeyError or RuntimeError for a state of another run."""
-        self.index = int(state["index"])
-        self._held.copy_(state["held"])
-        self._loss.copy_(state["loss"])
+        index, self._best, self._earlier, ended = state["numbers"].tolist()
+        self.index, self.ended = int(index), ENDS[int(ended)]
         self._marks = state["marks"].tolist()
-        self._best = self._marks[-1][2] if self._marks else -math.inf
-        self._earlier = float(state["earlier"])
-        self.ended = ENDS[int(state["ended"])]
-        with torch.no_grad():
-            for name, leaf in zip(self._vectors, self._leaves, strict=True):
-                leaf.copy_(state[f"vectors/{name}"])
-                self._first[name].copy_(state[f"first/{name}"])
-                own = self._optimiser.state[leaf]
-                where = leaf.device if self._on_cuda else "cpu"
-                if "step" in own:
-                    own["step"].fill_(float(self.index))
-                else:
-                    own["step"] = torch.tensor(float(self.index), device=where)
-                for part in ("exp_avg", "exp_avg_sq"):
-                    if part in own:
-                        own[part].copy_(state[f"{part}/{name}"])
-                    else:
-                        own[part] = state[f"{part}/{name}"].to(leaf.device).clone()
+        for name, climb in self._climbs.items():
+            parts = {
+                key.removesuffix(f"/{name}"): tensor
+                for key, tensor in state.items()
+                if key.endswith(f"/{name}")
+            }
+            climb.restore(parts, self.index)

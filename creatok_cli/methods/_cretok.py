@@ -24,7 +24,7 @@ from torch.nn import functional
 from creatok_cli import __version__
 from creatok_cli.concepts.sets import PairList
 from creatok_cli.errors import InputError, MethodDiverged, UnknownName
-from creatok_cli.methods._ascent import Ascent, Goal
+from creatok_cli.methods._ascent import Ascent, Climb, Draws, Goal, Pace
 from creatok_cli.methods._capped import QUANTILES, Baseline, Cap, choose_cap, measure
 from creatok_cli.methods.base import Artefact, Brief, Run, Step
 from creatok_cli.registry import did_you_mean
@@ -64,18 +64,24 @@ class CreTok:
             raise InputError("cretok needs a base with a text side and a list of pairs")
         chosen = _choose_encoders(spec.encoders, text)
         problem = Problem.read(self, backbone, text, brief.pairs, seed)
-        goals = {name: problem.goals[name] for name in chosen}
-        ascent = Ascent(
-            goals,
-            {name: problem.starts[name].to(backbone.device) for name in chosen},
-            lengths=problem.lengths if spec.norm == "shell" else None,
+        draws = Draws(
             sampling=spec.sampling,
             rows=spec.rows,
             group=2 if spec.orders == "both" else 1,
-            lr=spec.lr,
-            steps=spec.steps,
             seed=seed,
         )
+        pace = Pace(lr=spec.lr, steps=spec.steps)
+        climbs = {
+            name: Climb(
+                problem.goals[name],
+                problem.starts[name].to(backbone.device),
+                draws=draws,
+                pace=pace,
+                length=problem.lengths[name] if spec.norm == "shell" else None,
+            )
+            for name in chosen
+        }
+        ascent = Ascent(climbs, spec.steps)
         if brief.resume is not None:
             ascent.restore(brief.resume)
         notices = tuple(

@@ -212,7 +212,9 @@ def plain_pair(lesson: Lesson, template: str) -> str:
     slots = " ".join(f"{{{slot}}}" for slot in lesson.pairs.slots)
     pair = str(lesson.settings.get("restrictive", f"a {slots}"))
     opening = re.match(r"an? [a-z]+ of (?=an? \{word\})", template)
-    return pair if opening is None else opening.group() + pair
+    if opening is None or pair.startswith(opening.group()):
+        return pair
+    return opening.group() + pair
 
 
 def sheet_text(

@@ -310,3 +310,17 @@ def test_a_base_with_t5_gives_the_rows_of_the_word_for_exports(
     assert torch.equal(artefact.token.vectors["t5xxl"], model.shared.weight[ids.input_ids].detach())
     assert artefact.initial is not None
     assert torch.equal(artefact.initial.vectors["t5xxl"], artefact.token.vectors["t5xxl"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("spec", [SHORT, PAIRED], ids=["full", "batch"])
+def test_replayed_graphs_take_the_steps_of_the_cpu(
+    tiny: Path, backbone: Any, pairs: PairList, spec: Spec
+) -> None:
+    on_gpu = sd3.build(sd3.Spec(), resolve(str(tiny)), device="cuda:0", dtype="fp32")
+    slow, _ = learn(backbone, pairs, spec)
+    fast, steps = learn(on_gpu, pairs, spec)
+    for name, rows in slow.token.vectors.items():
+        torch.testing.assert_close(fast.token.vectors[name], rows, rtol=1e-3, atol=1e-4)
+    resumed, _ = learn(on_gpu, pairs, spec, resume=steps[len(steps) // 2].checkpoint)
+    assert resumed.token.id == fast.token.id
