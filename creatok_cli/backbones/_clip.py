@@ -251,11 +251,11 @@ class PooledMap:
         self._constant = constant[:, first:].clone()
         self._constant[where[:, 0], where[:, 1]] = positions[where[:, 1]]
         self._eos = torch.tensor([row.eos - first for row in laid], device=device)
-        self._first = first
-        # [s s] among the live positions; everything before them is always seen
+        self._first, self._norm = first, self._text.final_layer_norm
         later = torch.ones(live, live, dtype=torch.bool, device=device).triu(1)
-        self._mask = torch.zeros_like(later, dtype=weight.dtype)
-        self._mask.masked_fill_(later, float("-inf"))
+        # [s p+s]: the shared positions are always seen, of the live ones those before
+        self._mask = torch.zeros(live, length, dtype=weight.dtype, device=device)
+        self._mask[:, first:].masked_fill_(later, float("-inf"))
 
     def _prefix(self, hidden: Tensor) -> list[_Past]:
         """Keys and values of the shared positions, per layer, and the joined projections."""
@@ -269,14 +269,12 @@ class PooledMap:
         for layer in self._text.encoder.layers:
             heads, normed = layer.self_attn, layer.layer_norm1(hidden)
             parts = (heads.q_proj, heads.k_proj, heads.v_proj)
-            scales = (heads.scale, 1.0, 1.0)
-            pairs = list(zip(parts, scales, strict=True))
             past.append(
                 _Past(
-                    _split(heads.k_proj(normed), heads).transpose(-1, -2),
+                    _split(heads.k_proj(normed), heads),
                     _split(heads.v_proj(normed), heads),
-                    torch.cat([part.weight * scale for part, scale in pairs]),
-                    torch.cat([part.bias * scale for part, scale in pairs]),
+                    torch.cat([part.weight for part in parts]).t(),
+                    torch.cat([part.bias for part in parts]),
                 )
             )
             hidden = layer(hidden, mask, is_causal=True)
@@ -289,35 +287,45 @@ class PooledMap:
         if which is not None:
             prompts, places, eos = prompts[which], places[which], eos[which]
         count, live, width = prompts.shape
-        values = vectors[:, self._order].to(prompts.dtype)
-        hidden = prompts.expand(rows, -1, -1, -1).reshape(rows * count, live, width)
-        values = values[:, None].expand(-1, count, -1, -1).reshape(rows * count, -1, width)
-        spots = places.expand(rows, -1, -1).reshape(rows * count, -1, 1).expand(-1, -1, width)
-        hidden = hidden.scatter_add(1, spots, values)
-        ends = eos.expand(rows, -1).reshape(-1, 1, 1)
+        batch = rows * count
+        starts = torch.arange(0, batch * live, live, device=eos.device)
+        holes = (places.repeat(rows, 1) + starts[:, None]).flatten()
+        values = vectors[:, None, self._order].expand(-1, count, -1, -1).reshape(-1, width)
+        # Positions of all prompts in one row of rows [b*s d]: fewer views, fewer calls.
+        hidden = prompts.repeat(rows, 1, 1).view(-1, width)
+        hidden = hidden.index_add(0, holes, values.to(hidden.dtype))
+        ends, mask = eos.repeat(rows), self._mask
         layers = self._text.encoder.layers
         for layer, past in zip(layers, self._past, strict=True):
             heads = layer.self_attn
-            joined = functional.linear(layer.layer_norm1(hidden), past.weight, past.bias)
-            split = joined.unflatten(-1, (3, heads.num_heads, heads.head_dim))
+            joined = torch.addmm(past.bias, _normed(layer.layer_norm1, hidden), past.weight)
+            split = joined.view(batch, live, 3, heads.num_heads, heads.head_dim)
             query, keys, states = split.permute(2, 0, 3, 1, 4).unbind()  # each [b h s d/h]
-            mask = self._mask
             if layer is layers[-1]:
-                mask = mask[ends[:, :, 0]][:, None]  # [b 1 1 s]
-                hidden = hidden.gather(1, ends.expand(-1, -1, width))
-                query = query.gather(
-                    2, ends[:, None].expand(-1, heads.num_heads, -1, heads.head_dim)
-                )
-            among = query @ keys.transpose(-1, -2) + mask
-            scores = torch.softmax(torch.cat([query @ past.keys, among], dim=-1), dim=-1)
-            before, inside = scores.split([self._first, live], dim=-1)
-            mixed = (before @ past.values + inside @ states).transpose(1, 2).flatten(2)
-            hidden = hidden + heads.out_proj(mixed)
-            hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
-        pooled = self._text.final_layer_norm(hidden[:, 0])
+                hidden, mask = hidden[starts + ends], mask[ends][:, None, None]  # [b 1 1 p+s]
+                query = query[torch.arange(batch, device=ends.device), :, ends][:, :, None]
+            mixed = functional.scaled_dot_product_attention(
+                query,
+                torch.cat([past.keys.expand(batch, -1, -1, -1), keys], dim=2),
+                torch.cat([past.values.expand(batch, -1, -1, -1), states], dim=2),
+                attn_mask=mask,
+                scale=heads.scale,
+            )
+            hidden = hidden + _linear(heads.out_proj, mixed.transpose(1, 2).reshape(-1, width))
+            wide = _linear(layer.mlp.fc1, _normed(layer.layer_norm2, hidden))
+            hidden = hidden + _linear(layer.mlp.fc2, layer.mlp.activation_fn(wide))
+        pooled = _normed(self._norm, hidden)
         if self._projection is not None:
-            pooled = self._projection(pooled)
+            pooled = pooled @ self._projection.weight.t()
         return pooled.unflatten(0, (rows, count))
+
+
+def _linear(layer: Any, states: Tensor) -> Tensor:
+    return torch.addmm(layer.bias, states, layer.weight.t())
+
+
+def _normed(layer: Any, states: Tensor) -> Tensor:
+    return functional.layer_norm(states, states.shape[-1:], layer.weight, layer.bias, layer.eps)
 
 
 def _shared_prefix(laid: Sequence[Laid]) -> int:
@@ -332,11 +340,11 @@ class _Past:
     """What one layer knows of the constant positions."""
 
     keys: Tensor
-    """[1 h d/h p], transposed."""
+    """[1 h p d/h]."""
     values: Tensor
     """[1 h p d/h]."""
     weight: Tensor
-    """[3d d]: query (scaled), key and value projections in one."""
+    """[d 3d]: query, key and value projections in one, transposed."""
     bias: Tensor
 
 
