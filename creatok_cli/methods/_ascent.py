@@ -1,8 +1,8 @@
 """Gradient steps on a few vectors, several restarts side by side, resumable to the same bytes.
 
-The encoders share no variable, so each climbs on its own: on a CPU side by side, a thread each.
-Each restart is one row of every tensor, and AdamW is elementwise, so restarts learn independently
-of each other, too. On CUDA one step is captured as a graph and replayed.
+The encoders share no variable, so each climbs on its own. Each restart is one row of every tensor,
+and AdamW is elementwise, so restarts learn independently of each other, too. On CUDA one step is
+captured as a graph and replayed.
 
 Does not: know words, pairs or encoders by meaning.
 """
@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.nn import functional
 
-from creatok_cli import config
-from creatok_cli.backbones.base import fixed_threads
 from creatok_cli.seeds import generator
 
 if TYPE_CHECKING:
@@ -246,19 +243,8 @@ class Ascent:
 
     def advance(self, count: int) -> None:
         """Take `count` optimiser steps with each encoder."""
-        climbs, threads = list(self._climbs.values()), torch.get_num_threads()
-        on_cpu = all(climb.leaf.device.type == "cpu" for climb in climbs)
-        if on_cpu and 1 < len(climbs) <= config.cores() // threads:
-
-            def alone(climb: Climb) -> None:
-                with fixed_threads(threads):
-                    climb.advance(self.index, count)
-
-            with ThreadPoolExecutor(len(climbs), thread_name_prefix="creatok-climb") as pool:
-                list(pool.map(alone, climbs))
-        else:
-            for climb in climbs:
-                climb.advance(self.index, count)
+        for climb in self._climbs.values():
+            climb.advance(self.index, count)
         self.index += count
 
     def record(self, every: int) -> None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from creatok_cli.backbones.base import Backbone, TextSide
     from creatok_cli.methods.cretok import Spec
 
-REPORT_STEPS = 25
+REPORT_STEPS = 50
 """A Step is yielded this often, or 200 times in a run, whichever is more often."""
 CHUNK = 8
 """Phrases that are encoded together."""
@@ -223,8 +223,10 @@ class Problem:
     caps: Mapping[str, Cap]
     lengths: Mapping[str, float]
     """Mean length of a vocabulary row."""
-    groups: Mapping[str, Mapping[str, Goal]]
-    """Held-out group -> encoder -> goal."""
+    proof: Mapping[str, Goal]
+    """All held-out rows, one group after the other."""
+    groups: Mapping[str, int]
+    """Held-out group -> its number of rows."""
     vocabulary: Mapping[str, tuple[Tensor, tuple[str, ...]]]
     digests: Mapping[str, str]
     words: Mapping[str, Tensor]
@@ -263,19 +265,17 @@ class Problem:
             baselines[name] = measure(cosines, bound)
             caps[name] = choose_cap(spec.theta, baselines[name], name)
             goals[name] = replace(goal, theta=caps[name].theta)
-        groups = {
-            group: {
-                name: replace(goal, theta=caps[name].theta)
-                for name, goal in goals_of(members).items()
-            }
-            for group, members in pairs.held_out.items()
-        }
+        held_out = [row for rows in pairs.held_out.values() for row in rows]
+        proof = goals_of(held_out) if held_out else {}
+        turns = len(phrases(spec, pairs, pairs.train)) // len(pairs.train)
+        groups = {group: len(rows) * turns for group, rows in pairs.held_out.items()}
         found = cls(
             goals=goals,
             starts=starts,
             baselines=baselines,
             caps=caps,
             lengths=lengths,
+            proof=proof,
             groups=groups,
             vocabulary=vocabulary,
             digests=text.digests(),
@@ -284,6 +284,11 @@ class Problem:
         )
         score = found.scores({name: each[:1].to(backbone.device) for name, each in starts.items()})
         return replace(found, start_score=score[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoders are."""
+        return next(iter(self.goals.values())).rows.device
 
     @property
     def precision(self) -> str:
@@ -305,20 +310,16 @@ class Problem:
 
     def held_out_means(self, vectors: Mapping[str, Tensor]) -> dict[str, float]:
         """Mean cosine of the first restart to all held-out rows, as `cos/ENCODER`."""
-        return {
-            f"cos/{name}": sum(map(sum, members)) / sum(map(len, members))
-            for name, members in self._cosines({n: v[0] for n, v in vectors.items()}).items()
-            if members
-        }
+        cosines = self._cosines({name: rows[0] for name, rows in vectors.items()})
+        return {f"cos/{name}": sum(each) / len(each) for name, each in cosines.items() if each}
 
-    def _cosines(self, vectors: Mapping[str, Tensor]) -> dict[str, list[list[float]]]:
-        """Encoder -> per held-out group the cosines of vectors [n d]."""
+    def _cosines(self, vectors: Mapping[str, Tensor]) -> dict[str, list[float]]:
+        """Encoder -> cosines of vectors [n d] to all held-out rows."""
+        if not self.proof:
+            return {name: [] for name in vectors}
         with torch.no_grad():
             return {
-                name: [
-                    goals[name].cosines(rows[None].to(goals[name].rows.device))[0].tolist()
-                    for goals in self.groups.values()
-                ]
+                name: self.proof[name].cosines(rows[None].to(self.device))[0].tolist()
                 for name, rows in vectors.items()
             }
 
@@ -327,19 +328,23 @@ class Problem:
     ) -> dict[str, dict[str, dict[str, list[float]]]]:
         """Group -> encoder -> cosines before and after."""
         before, after = self._cosines(first), self._cosines(last)
-        return {
-            group: {
-                name: {"before": before[name][at], "after": after[name][at]} for name in self.goals
+        found: dict[str, dict[str, dict[str, list[float]]]] = {}
+        start = 0
+        for group, count in self.groups.items():
+            part = slice(start, start + count)
+            found[group] = {
+                name: {"before": before[name][part], "after": after[name][part]}
+                for name in self.goals
             }
-            for at, group in enumerate(self.groups)
-        }
+            start += count
+        return found
 
     def capped(self, last: Mapping[str, Tensor]) -> dict[str, float]:
         """Share of the training rows at or above theta."""
         found = {}
         for name, goal in self.goals.items():
             with torch.no_grad():
-                cosines = goal.cosines(last[name][None].to(goal.rows.device))
+                cosines = goal.cosines(last[name][None].to(self.device))
             found[name] = float((cosines >= goal.theta).float().mean())
         return found
 

@@ -282,6 +282,24 @@ def test_settings_out_of_range(change: dict[str, Any]) -> None:
         replace(SHORT, **change)
 
 
+def test_nothing_held_out_is_no_error(backbone: Any, pairs: PairList) -> None:
+    artefact, steps = learn(backbone, replace(pairs, held_out={}), SHORT)
+    assert artefact.facts["held_out"] == {}
+    assert "cos/clip_l" not in steps[-1].values
+
+
+def test_held_out_cosines_are_those_of_the_token(backbone: Any, pairs: PairList) -> None:
+    artefact, _ = learn(backbone, pairs, SHORT)
+    prompts = ["a owl fox", "a fox owl", "a bee crab", "a crab bee"]
+    adaptive = backbone.text.pooled(
+        [SHORT.adaptive.replace("{word}", "<cretok>")], [artefact.token]
+    )
+    for name, rows in backbone.text.pooled(prompts, ()).items():
+        expected = functional.cosine_similarity(adaptive[name], rows, dim=-1)
+        found = torch.tensor(artefact.facts["held_out"]["new"][name]["after"])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_recipe_tells_how_the_token_came_to_be(backbone: Any, pairs: PairList) -> None:
     artefact, _ = learn(backbone, pairs, SHORT)
     recipe = artefact.token.recipe
