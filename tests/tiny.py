@@ -133,7 +133,7 @@ def _write_tokenizer(folder: Path, *, pad: str) -> int:
             left += right
             pieces.append(left)
     pieces = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     lines = "\n".join(["#version: 0.2", *dict.fromkeys(merges)]) + "\n"
@@ -167,3 +167,91 @@ def _write_t5(folder: Path, kind: Any) -> None:
         dropout_rate=0.0,
     )
     T5EncoderModel(config).to(kind).save_pretrained(folder / "text_encoder_3")
+
+
+BLIP_PIECES = (
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+    *("what", "animal", "is", "in", "the", "photo", "?", "pig", "snake", "owl", "cactus", "polar"),
+    *("bear", "sea", "##horse", "horse", "##s", "b", "##ee", "tree", "frog", "red", "-"),
+)
+
+
+def build_tiny_blip(folder: Path) -> Path:
+    """A BlipForQuestionAnswering folder, as the published ones are arranged: `[DEC]` and `[ENC]`
+    are rows of the model, behind the tokenizer's words; the end of an answer is `[SEP]`.
+    """
+    import torch
+    from transformers import BertTokenizer, BlipConfig, BlipForQuestionAnswering
+
+    words = len(BLIP_PIECES)
+    vocabulary = {piece: number for number, piece in enumerate(BLIP_PIECES)}
+    text = {
+        "vocab_size": words + 2,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 24,
+        "bos_token_id": words,
+        "sep_token_id": vocabulary["[SEP]"],
+        "pad_token_id": 0,
+    }
+    vision = {
+        "hidden_size": 16,  # the decoder attends to the question at the picture's width
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision))
+        with torch.no_grad():  # the library's own start hardly looks at the picture
+            for name, parameter in model.named_parameters():
+                if parameter.ndim >= 2 or "embedding" in name:
+                    parameter.normal_(0, max(parameter[0].numel(), 1) ** -0.5)
+    model.save_pretrained(folder)
+    BertTokenizer(vocab=vocabulary, model_max_length=512).save_pretrained(folder)
+    facts = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28], "size": 32}
+    (folder / "preprocessor_config.json").write_text(json.dumps(facts))
+    return folder
+
+
+def build_tiny_clip(folder: Path) -> Path:
+    """A whole CLIPModel in one folder, as published; its logit scale is a weight, in logarithm."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    vocabulary = _write_tokenizer(folder, pad="<|endoftext|>")
+    text = {
+        "projection_dim": 20,
+        "vocab_size": vocabulary,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": POSITIONS,
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": vocabulary - 1,
+    }
+    vision = {
+        "projection_dim": 20,
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim >= 2:
+                    parameter.normal_(0, parameter[0].numel() ** -0.5)
+            model.logit_scale.fill_(3.0)
+    model.save_pretrained(folder)
+    return folder

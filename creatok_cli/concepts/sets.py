@@ -12,24 +12,29 @@ Does not: fill templates, split a list, or know which words a base can draw.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from creatok_cli.errors import Problem, UnknownName
+from creatok_cli.concepts._check import (
+    NOTES,
+    Check,
+    Places,
+    folded,
+    is_file,
+    listed,
+    locate,
+    shipped,
+    word_fault,
+)
 from creatok_cli.hashing import canonical_json, sha256_hex
-from creatok_cli.registry import did_you_mean
 from creatok_cli.strict_csv import cell_place, iter_records
 from creatok_cli.strict_text import (
     At,
     Mark,
-    Number,
-    Problems,
     collector_paused,
     decode,
-    escaped,
     load_bytes,
     refuse,
     shown,
@@ -41,17 +46,13 @@ Row = tuple[str, ...]
 MAX_ROWS = 100_000
 """Most rows of one list, held-out ones included."""
 MAX_SLOTS = 4
-MAX_WORD = 100
-"""Longest word of a row in characters."""
-MAX_NOTE = 4_000
-KEYS = ("slots", "train", "held_out", "source", "licence", "note")
+KEYS = ("slots", "train", "held_out", *NOTES)
 """The keys of a list in YAML; the first two are needed."""
 
 _DATA = Path(__file__).parent / "data"
 _SUFFIXES = (".yaml", ".yml", ".json", ".csv")
 _SLOT = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _GROUP = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-_TEMPLATE_MARKS = re.compile(r"[{}<>]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,18 +72,14 @@ class PairList:
     note: str
 
 
-class _Places(Protocol):
-    def find(self, path: Sequence[str | int], *, key: bool = False) -> Mark: ...
-
-
 def pair_lists() -> tuple[str, ...]:
     """The names of the shipped lists, sorted."""
-    return tuple(sorted(path.stem for path in _DATA.glob("*.yaml")))
+    return shipped(_DATA)
 
 
 def is_path(name_or_path: str) -> bool:
     """Whether this is a file of the user's rather than the name of a shipped list."""
-    return bool(re.search(r"[/\\]", name_or_path)) or name_or_path.lower().endswith(_SUFFIXES)
+    return is_file(name_or_path, _SUFFIXES)
 
 
 def load_pairs(name_or_path: str) -> PairList:
@@ -90,16 +87,7 @@ def load_pairs(name_or_path: str) -> PairList:
 
     Raises UnknownName with the nearest name, SheetError with up to 20 problems of the file.
     """
-    if is_path(name_or_path):
-        path, file = Path(name_or_path), name_or_path
-    else:
-        known = pair_lists()
-        if name_or_path not in known:
-            hint = did_you_mean(name_or_path, known) or f"there are {', '.join(known)}"
-            message = f"unknown pair list {shown(name_or_path)}; {hint}"
-            raise UnknownName(f"{message}; a file of your own ends in .yaml or .csv")
-        path = _DATA / f"{name_or_path}.yaml"
-        file = str(path)
+    path, file = locate(name_or_path, _DATA, "pair list", _SUFFIXES, ".yaml or .csv")
     text = decode(load_bytes(path, file), file)
     read = _read_csv if path.suffix.lower() == ".csv" else read_yaml
     with collector_paused():
@@ -107,23 +95,16 @@ def load_pairs(name_or_path: str) -> PairList:
         return _Check(file, document, places).run(path.stem)
 
 
-class _Check:
-    """One pass over a document; problems are collected, and every row is remembered."""
+class _Check(Check):
+    """One pass over a document; every row is remembered."""
 
-    def __init__(self, file: str, document: Any, places: _Places) -> None:
-        self.file = file
-        self.document = document
-        self.places = places
-        self.problems = Problems()
+    def __init__(self, file: str, document: Any, places: Places) -> None:
+        super().__init__(file, document, places)
         self.rows: dict[Row, At] = {}
 
     def run(self, name: str) -> PairList:
-        document = self.document
-        if not isinstance(document, dict):
-            message = f"found {shown(document)}, expected a mapping with slots and train"
-            refuse(self.file, *self.places.find(()), "bad-value", message)
-        self._keys(document)
-        notes = {key: self._note(key) for key in ("source", "licence", "note")}
+        document = self.keys(KEYS, KEYS[:2])
+        notes = self.notes()
         slots = self._slots(document.get("slots"))
         self.problems.check()
         train = self._rows(("train",), document.get("train"), slots)
@@ -135,53 +116,34 @@ class _Check:
             name=name, digest=digest, slots=slots, train=train, held_out=held_out, **notes
         )
 
-    def _keys(self, document: Mapping[str, Any]) -> None:
-        near: set[str] = set()
-        for key in [key for key in document if key not in KEYS]:
-            hint = did_you_mean(key, KEYS)
-            message = f"unknown key {shown(key)}, expected {', '.join(KEYS)}"
-            self._say((key,), "unknown-key", message, hint, key=True)
-            near.add(hint)
-        for key in KEYS[:2]:
-            if key not in document and did_you_mean(key, (key,)) not in near:
-                self._say((), "missing-key", f"the key {key} is missing")
-
-    def _note(self, key: str) -> str:
-        value = self.document.get(key, "")
-        if isinstance(value, str) and not isinstance(value, Number) and len(value) <= MAX_NOTE:
-            return value
-        what = f"text of at most {MAX_NOTE} characters"
-        self._say((key,), "bad-value", f"{key}: found {shown(value)}, expected {what}")
-        return ""
-
     def _slots(self, value: Any) -> tuple[str, ...]:
         if "slots" not in self.document:
             return ()
         if not isinstance(value, list) or not 1 <= len(value) <= MAX_SLOTS:
             what = f"a list of 1 to {MAX_SLOTS} names, such as [a, b]"
-            self._say(("slots",), "bad-value", f"slots: found {shown(value)}, expected {what}")
+            self.say(("slots",), "bad-value", f"slots: found {shown(value)}, expected {what}")
             return ()
         for index, slot in enumerate(value):
             at = ("slots", index)
             if not isinstance(slot, str) or not _SLOT.fullmatch(slot):
                 message = f"found {shown(slot)}, expected a name of letters, digits and _"
-                self._say(at, "bad-value", f"slots: {message}", "lower case, a letter first")
+                self.say(at, "bad-value", f"slots: {message}", "lower case, a letter first")
             elif slot == "word":
                 message = "slots: word is taken: {word} is the learned word in templates"
-                self._say(at, "bad-value", message)
+                self.say(at, "bad-value", message)
             elif slot in value[:index]:
-                self._say(at, "duplicate-key", f"slots: {shown(slot)} is repeated")
+                self.say(at, "duplicate-key", f"slots: {shown(slot)} is repeated")
         return tuple(str(slot) for slot in value)
 
     def _groups(self, value: Any, slots: Row) -> dict[str, tuple[Row, ...]]:
         if not isinstance(value, dict):
             message = f"held_out: found {shown(value)}, expected a mapping of group names to rows"
-            self._say(("held_out",), "bad-value", message)
+            self.say(("held_out",), "bad-value", message)
             return {}
         for group in value:
             if not _GROUP.fullmatch(group):
                 message = f"the group {shown(group)} is not a name of letters, digits and -"
-                self._say(("held_out", group), "bad-key", message, "lower case only", key=True)
+                self.say(("held_out", group), "bad-key", message, "lower case only", key=True)
         return {
             str(group): self._rows(("held_out", group), rows, slots)
             for group, rows in value.items()
@@ -191,7 +153,7 @@ class _Check:
         if not isinstance(value, list) or not value:
             found = "an empty list" if value == [] else shown(value)
             message = f"{at[-1]}: found {found}, expected rows such as [{', '.join(slots)}]"
-            self._say(at, "bad-value", message)
+            self.say(at, "bad-value", message)
             return ()
         if len(self.rows) + len(value) > MAX_ROWS:
             line, column = self.places.find(at)
@@ -202,20 +164,22 @@ class _Check:
         if not isinstance(value, list) or len(value) != len(slots):
             found = f"{len(value)} words" if isinstance(value, list) else shown(value)
             expected = f"{len(slots)}, one for each of {', '.join(slots)}"
-            self._say(at, "bad-value", f"found {found}, expected a list of {expected}")
+            self.say(at, "bad-value", f"found {found}, expected a list of {expected}")
             return ()
-        faults = [(index, *fault) for index, word in enumerate(value) if (fault := _fault(word))]
+        faults = [
+            (index, *fault) for index, word in enumerate(value) if (fault := word_fault(word))
+        ]
         for index, message, hint in faults:
-            self._say((*at, index), "bad-value", message, hint)
+            self.say((*at, index), "bad-value", message, hint)
         if not faults:
-            self._once(at, tuple(_folded(word) for word in value))
+            self._once(at, tuple(folded(word) for word in value))
         return tuple(str(word) for word in value)
 
     def _once(self, at: At, row: Row) -> None:
         """Every row stands in the file once; a pair and its other order are one row."""
         if len(set(row)) < len(row):
             message = f"{_row_text(row)} has the same word twice"
-            self._say(at, "duplicate-word", message)
+            self.say(at, "duplicate-word", message)
             return
         key = row if len(row) != 2 else (min(row), max(row))
         first = self.rows.setdefault(key, at)
@@ -228,43 +192,11 @@ class _Check:
             message = f"is repeated; it stands at {line}:{column} already"
         else:
             message = f"is held out in {group}, but stands in {other} at {line}:{column}"
-        self._say(at, "duplicate-row", f"{_row_text(row)} {message}", "the order does not matter")
-
-    def _say(self, at: At, slug: str, message: str, hint: str = "", *, key: bool = False) -> None:
-        def make() -> Problem:
-            line, column = self.places.find(at, key=key)
-            return Problem(
-                file=self.file, line=line, column=column, slug=slug, message=message, hint=hint
-            )
-
-        self.problems.add(make)
-
-
-def _fault(word: Any) -> tuple[str, str] | None:
-    """What is wrong with a word of a row, and what to do, or None."""
-    if not isinstance(word, str) or isinstance(word, Number):
-        is_scalar = word is None or isinstance(word, bool | str)
-        return f"found {shown(word)}, expected a word", "quote it" if is_scalar else ""
-    if not word.strip():
-        return "a word is empty", ""
-    if len(word) > MAX_WORD:
-        return f"a word of {len(word)} characters; at most {MAX_WORD} are allowed", ""
-    if _TEMPLATE_MARKS.search(word):
-        return f"found {shown(word)}, expected a word without {{ }} < >", "templates use them"
-    if escaped(word) != word:
-        return f"found {shown(word)}, expected printable characters only", ""
-    if word != word.strip() or "  " in word:
-        return f"found {shown(word)}, with blanks around it or two in a row", "remove them"
-    return None
-
-
-def _folded(word: str) -> str:
-    """Words that a text encoder reads alike are one word: case and composition do not matter."""
-    return unicodedata.normalize("NFC", word).casefold()
+        self.say(at, "duplicate-row", f"{_row_text(row)} {message}", "the order does not matter")
 
 
 def _row_text(row: Row) -> str:
-    return f"the row [{', '.join(escaped(word) for word in row)}]"
+    return f"the row [{listed(row)}]"
 
 
 class _CsvPlaces:
@@ -285,7 +217,7 @@ class _CsvPlaces:
         return cell_place(self.text, start, cell)
 
 
-def _read_csv(text: str, file: str) -> tuple[Any, _Places]:
+def _read_csv(text: str, file: str) -> tuple[Any, Places]:
     """The header as slots, the records as train."""
     records = [
         (start, [cell.strip() for cell in cells]) for start, cells in iter_records(text, file)
@@ -294,8 +226,8 @@ def _read_csv(text: str, file: str) -> tuple[Any, _Places]:
         message = "the file is empty; its first line must name the slots, such as a,b"
         refuse(file, 1, 1, "empty", message)
     (header, slots), rows = records[0], records[1:]
-    words = {_folded(cell) for _, cells in rows for cell in cells}
-    if any(_folded(slot) in words for slot in slots):
+    words = {folded(cell) for _, cells in rows for cell in cells}
+    if any(folded(slot) in words for slot in slots):
         message = "the first line must name the slots, such as a,b; this one has a word of the rows"
         refuse(file, header, 1, "bad-header", message)
     document = {"slots": slots, "train": [cells for _, cells in rows]}

@@ -13,13 +13,16 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from creatok_cli.concepts.classes import ClassList
 from creatok_cli.concepts.sets import PairList
-from creatok_cli.domain import Job
+from creatok_cli.domain import Job, Labels
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from creatok_cli.backbones.base import Backbone
+    from creatok_cli.tokens.network import Network
     from creatok_cli.tokens.token import Token
 
 Verb = Literal["learn", "fuse", "explore"]
@@ -32,6 +35,8 @@ class Brief:
     verb: Verb
     pairs: PairList | None = None
     """Rows of concepts to learn from, with held-out groups; needed by the verb `learn`."""
+    classes: ClassList | None = None
+    """What a network learns to mix; needed by the verb `fuse`."""
     start: Token | None = None
     """An artefact to build on."""
     resume: Mapping[str, Tensor] | None = None
@@ -51,8 +56,14 @@ class Step:
     """Warnings a person should read once."""
     checkpoint: Mapping[str, Tensor] | None = None
     """Tensors from which a run goes on to the same end."""
+    tokens: tuple[Token, ...] = ()
+    """What the proposals are drawn with."""
     proposals: tuple[Job, ...] = ()
-    """Pictures wanted; the answer comes as Feedback."""
+    """Pictures wanted; the answer comes as Feedback. Keys and names are the caller's."""
+    classes: tuple[str, ...] = ()
+    """What the pictures are to be labelled with."""
+    question: str = ""
+    """The same for labelers that read a question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +72,19 @@ class Feedback:
 
     stop: bool = False
     """End now: one more Step comes with the state of this moment, then the artefact so far."""
-    labels: Sequence[Any] = ()
+    labels: Sequence[Labels | None] = ()
+    """One per proposal, in order; None for what could not be drawn."""
+    pictures: Sequence[Image | None] = ()
+    """The same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
     """What a run ends with."""
 
-    token: Token
+    token: Token | None = None
+    network: Network | None = None
+    """What turns mixes into tokens, where that was learned."""
     initial: Token | None = None
     """What learning began with, as a token: the control that isolates training."""
     ended: str = "done"

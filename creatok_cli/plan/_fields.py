@@ -13,16 +13,19 @@ import math
 import re
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, WithJsonSchema
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from creatok_cli.concepts.mixes import MAX_CONCEPTS, MAX_WEIGHT, mix_faults
 from creatok_cli.domain import Size
 from creatok_cli.plan._template import NAME
-from creatok_cli.strict_text import FORBIDDEN, Cell, Number, forbidden_message
+from creatok_cli.strict_text import FORBIDDEN, Cell, Number, forbidden_message, shown
 
 MAX_PROMPT = 4_000
 MAX_VALUES = 10_000
 DTYPES = ("fp32", "bf16", "fp16")
+FUSE = "fuse"
+"""The only key of a token that a sheet makes of concepts."""
 WORD = re.compile(r"<?([a-z0-9][a-z0-9_-]{0,63})>?")
 
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
@@ -30,6 +33,9 @@ _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 _DECIMAL = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 _LOW_SIDE, _HIGH_SIDE = 8, 4096
+
+Weights = tuple[tuple[str, Number], ...]
+"""(concept, weight) as a sheet says them, checked by `mix_faults`."""
 
 
 def _wrong(expected: str, hint: str = "", slug: str = "bad-value") -> NoReturn:
@@ -206,6 +212,40 @@ def _word(value: object) -> str:
     return f"<{found[1]}>"
 
 
+def _token(value: object) -> str | Weights:
+    """NAME or FILE, or `{fuse: {pig: 0.55, snake: 0.45}}`; faults have their own places."""
+    if not isinstance(value, dict):
+        return _FILE(value)
+    faults: list[InitErrorDetails] = [
+        {"type": "extra_forbidden", "loc": (key,), "input": found}
+        for key, found in value.items()
+        if key != FUSE
+    ]
+    weights = value.get(FUSE)
+    pairs: Weights = ()
+    if FUSE in value and not isinstance(weights, dict):
+        faults.append(_bad_mix((FUSE,), weights, f"found {shown(weights)}, expected {_MIX}"))
+    elif isinstance(weights, dict):
+        pairs = tuple(weights.items())
+        for fault in mix_faults(pairs):
+            at = () if fault.index is None else pairs[fault.index][:1]
+            loc = (FUSE, *at, "[key]") if fault.is_name else (FUSE, *at)
+            faults.append(_bad_mix(loc, weights, fault.message, fault.hint, fault.slug))
+    elif not value:
+        faults.append({"type": "missing", "loc": (FUSE,), "input": value})
+    if faults:
+        raise ValidationError.from_exception_data("token", faults)
+    return pairs
+
+
+def _bad_mix(
+    loc: tuple[str, ...], found: object, message: str, hint: str = "", slug: str = "bad-value"
+) -> InitErrorDetails:
+    context = {"message": message, "hint": hint, "slug": slug}
+    kind = PydanticCustomError("bad_mix", "not a mix", context)
+    return {"type": kind, "loc": loc, "input": found}
+
+
 def _split(value: object) -> object:
     """A CSV cell or `--set` value becomes a list at semicolons and blanks."""
     if isinstance(value, Cell):
@@ -246,7 +286,8 @@ _GUIDANCE = _Real(0, 50)
 _SEED = _Whole(0, 2**63 - 1, "a whole number from 0 to 2^63 - 1")
 _BASE = _Text("the name or folder of a base", high=1_000)
 _SCHEDULER = _Text("the name of a scheduler", high=100)
-_FILE = _Text("the name or file of a token", high=1_000)
+_FILE = _Text("the name or file of a token, or {fuse: {pig: 0.55}}", high=1_000)
+_MIX = "concepts and their weights, such as {pig: 0.55, snake: 0.45}"
 _TEMPLATE = _Text("an output name such as {job}/{index:04d}-{key8}", high=300)
 _TAG = _Text("a tag", high=100, has_numbers=True)
 _ANY = _Text("text", high=1_000)
@@ -282,7 +323,36 @@ Identifier = Annotated[
 ]
 Base = Annotated[str | None, PlainValidator(_BASE), WithJsonSchema(_BASE.schema())]
 Scheduler = Annotated[str | None, PlainValidator(_SCHEDULER), WithJsonSchema(_SCHEDULER.schema())]
-TokenFile = Annotated[str, PlainValidator(_FILE), WithJsonSchema(_FILE.schema())]
+TokenSource = Annotated[
+    str | Weights,
+    PlainValidator(_token),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _FILE.schema(),
+                {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": [FUSE],
+                    "properties": {
+                        FUSE: {
+                            "description": "Concepts and their weights, which are divided by "
+                            "their sum: pig: 0.55, polar bear: 0.25, <hydra>: 0.2.",
+                            "type": "object",
+                            "additionalProperties": {
+                                "type": "number",
+                                "minimum": 0,
+                                "maximum": MAX_WEIGHT,
+                            },
+                            "minProperties": 1,
+                            "maxProperties": MAX_CONCEPTS,
+                        }
+                    },
+                },
+            ]
+        }
+    ),
+]
 NameTemplate = Annotated[str | None, PlainValidator(_TEMPLATE), WithJsonSchema(_TEMPLATE.schema())]
 Tag = Annotated[str, PlainValidator(_TAG), WithJsonSchema(_TAG.schema())]
 AnyText = Annotated[str | None, PlainValidator(_ANY), WithJsonSchema(_ANY.schema())]
@@ -304,5 +374,5 @@ Combinations = Annotated[
     BeforeValidator(need_list),
     Field(min_length=1, max_length=1_000),
 ]
-Tokens = Annotated[dict[Word, TokenFile], BeforeValidator(_words_once), Field(max_length=1_000)]
+Tokens = Annotated[dict[Word, TokenSource], BeforeValidator(_words_once), Field(max_length=1_000)]
 Tags = Annotated[list[Tag], BeforeValidator(_split), Field(max_length=100)]

@@ -104,7 +104,8 @@ class Head(_Strict):
     tokens: kinds.Tokens = Field(
         default_factory=dict,
         description="Learned words: hydra-fox: NAME in the token library, or the path of its "
-        "file. Prompts say <hydra-fox>.",
+        "file, or a mix of concepts: chimera: {fuse: {pig: 0.55, snake: 0.45}}. Prompts say "
+        "<hydra-fox>.",
     )
     vars: kinds.Constants = Field(
         default_factory=dict, description="Variables with one value, for all jobs."
@@ -206,7 +207,9 @@ def _wording(fault: Any, prefix: Sequence[str | int]) -> tuple[str, str, str]:
     if kind == "extra_forbidden":
         allowed = _allowed(prefix, loc)
         found = str(loc[-1])
-        if found in Entry.model_fields and found not in allowed:
+        if allowed == [kinds.FUSE]:
+            hint = did_you_mean(found, allowed)
+        elif found in Entry.model_fields and found not in allowed:
             hint = "this key belongs into a job"
         elif found in Head.model_fields and found not in allowed:
             hint = "this key belongs to the top of the sheet"
@@ -215,6 +218,9 @@ def _wording(fault: Any, prefix: Sequence[str | int]) -> tuple[str, str, str]:
         return "unknown-key", f"unknown key {shown(found)}, expected {', '.join(allowed)}", hint
     if kind == "missing":
         return "missing-key", f"the key {loc[-1]} is missing", ""
+    hint = str(context.get("hint", ""))
+    if kind == "bad_mix":
+        return str(context["slug"]), f"{path}: {context['message']}", hint
     found = shown(fault["input"])
     expected = {
         "dict_type": "a mapping",
@@ -223,7 +229,6 @@ def _wording(fault: Any, prefix: Sequence[str | int]) -> tuple[str, str, str]:
         "too_short": "at least one member",
         "too_long": f"at most {context.get('max_length')} members",
     }.get(kind, str(context.get("expected", "something else")))
-    hint = str(context.get("hint", ""))
     if kind in ("model_type", "dict_type") and not path:
         expected = "a mapping with a prompt"
     what = f"{path}: " if path else ""
@@ -233,6 +238,8 @@ def _wording(fault: Any, prefix: Sequence[str | int]) -> tuple[str, str, str]:
 def _allowed(prefix: Sequence[str | int], loc: Sequence[str | int]) -> list[str]:
     if prefix:
         return list(Entry.model_fields)
+    if loc[0] == "tokens" and len(loc) > 1:
+        return [kinds.FUSE]
     return (
         list(Settings.model_fields)
         if loc[0] == "defaults" and len(loc) > 1

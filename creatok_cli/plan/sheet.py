@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
+from creatok_cli.concepts.mixes import Mix, make_mix
 from creatok_cli.errors import Problem
 from creatok_cli.hashing import canonical_json, sha256_hex
 from creatok_cli.plan._model import (
@@ -68,6 +69,12 @@ class Sheet:
     jobs: tuple[Entry, ...]
     row_ids: tuple[str, ...]
     """The id of every job: its own, or `j-` and 8 hex digits of its prompt and variables."""
+    tokens: Mapping[str, str | Mix]
+    """Token words with their brackets (`<hydra-fox>`), and what each is: the name or file, as
+    written, or the mix to fuse.
+    """
+    notices: tuple[str, ...]
+    """What a person should read once, with its place: weights that were divided by their sum."""
     overrides: Settings
     base_flag: str | None
     places: Places
@@ -78,11 +85,6 @@ class Sheet:
     def version(self) -> int:
         """Format version of the sheet."""
         return self.head.version
-
-    @property
-    def tokens(self) -> Mapping[str, str]:
-        """Token words with their brackets (`<hydra-fox>`) and the files they name, as written."""
-        return self.head.tokens
 
     def base_names(self) -> tuple[str, ...]:
         """Every base that some job uses, once, in order of first use."""
@@ -182,6 +184,7 @@ def _checked(
     jobs = _check_jobs(rows, file, places, problems)
     problems.check()
     assert checked is not None  # else check() has raised
+    tokens, notices = _tokens(checked, head, file, places)
     sheet = Sheet(
         name=name,
         file=file,
@@ -189,6 +192,8 @@ def _checked(
         head=checked,
         jobs=tuple(jobs),
         row_ids=tuple(_row_id(entry) for entry in jobs),
+        tokens=tokens,
+        notices=notices,
         overrides=settings,
         base_flag=base,
         places=places,
@@ -228,6 +233,24 @@ def _check_head(head: Any, file: str, places: Places, problems: Problems) -> Hea
         message = "base is given twice: at the top and in defaults"
         problems.keep(worded(file, places.find(("defaults", "base")), "conflict", message))
     return checked
+
+
+def _tokens(
+    checked: Head, head: Any, file: str, places: Places
+) -> tuple[dict[str, str | Mix], tuple[str, ...]]:
+    """The tokens of a checked head with their mixes made, and what was changed in these."""
+    tokens: dict[str, str | Mix] = {}
+    notices: list[str] = []
+    written = head.get("tokens", ())  # the same words in the same order, with or without brackets
+    for (word, source), key in zip(checked.tokens.items(), written, strict=True):
+        if isinstance(source, str):
+            tokens[word] = source
+            continue
+        line, column = places.find(("tokens", key), key=True)
+        mix, changes = make_mix(source, where=f"{file}:{line}:{column}: token {word}")
+        tokens[word] = mix
+        notices += changes
+    return tokens, tuple(notices)
 
 
 def _check_jobs(rows: Any, file: str, places: Places, problems: Problems) -> list[Entry]:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from creatok_cli import config, registry
 from creatok_cli.backbones._weights import resolve
+from creatok_cli.concepts.mixes import Mix
 from creatok_cli.domain import BaseFacts, Batch, Event, Failed, Job, Plan, Rendered, Stage
 from creatok_cli.errors import (
     ArtefactError,
@@ -158,6 +159,10 @@ def token_files(sheet: Sheet) -> dict[str, TokenHeader]:
     """
     found: dict[str, TokenHeader] = {}
     for word, name in sheet.tokens.items():
+        if isinstance(name, Mix):
+            raise InputError(
+                f"{declared_at(sheet, word)}: token {word} is a mix: fuse {name} first"
+            )
         try:
             found[word] = read_header(resolve_token(name, sheet.folder))
         except ArtefactError as error:

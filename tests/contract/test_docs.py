@@ -178,6 +178,7 @@ def test_the_commands_of_readme_work(
     line: str, studio: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(studio)
+    monkeypatch.setenv("CREATOK_HOME", str(studio / "home"))
     assert run(shlex.split(line)[1:]) == 0
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from creatok_cli.backbones.bestiary import captions
 from creatok_cli.concepts import sets
+from creatok_cli.concepts._check import folded
 from creatok_cli.concepts.sets import PairList, load_pairs, pair_lists
 from creatok_cli.errors import SheetError, UnknownName
 
@@ -378,8 +379,8 @@ def test_either_every_row_comes_back_or_one_is_a_repeat(
 ) -> None:
     lines = "".join(f'  - ["{a}", "{b}"]\n' for a, b in rows)
     path = write(tmp_path_factory.mktemp("rows"), f"slots: [a, b]\ntrain:\n{lines}")
-    folded = [frozenset(sets._folded(word) for word in row) for row in rows]
-    is_sound = len(set(folded)) == len(folded) and {len(row) for row in folded} == {2}
+    read = [frozenset(folded(word) for word in row) for row in rows]
+    is_sound = len(set(read)) == len(read) and {len(row) for row in read} == {2}
     if is_sound:
         assert load_pairs(path).train == tuple(rows)
     else:

@@ -466,6 +466,37 @@ def _tokens_and_names() -> Iterator[Case]:
     for value in ("7", "[a]", "''", "true"):
         text = f"version: 1\ntokens: {{<a>: {value}}}\njobs:\n{ROW}"
         yield _text(f"token file {value}", text, "bad-value", 2, 15)
+    mixes = {
+        "nothing": ("{fuse: §}", "bad-value"),
+        "text": ("{fuse: §pig}", "bad-value"),
+        "list": ("{fuse: §[pig, owl]}", "bad-value"),
+        "no concept": ("{fuse: §{}}", "bad-value"),
+        "all zero": ("{fuse: §{pig: 0, owl: 0.0}}", "bad-value"),
+        "too many": (f"{{fuse: §{{{', '.join(f'a{n}: 1' for n in range(61))}}}}}", "bad-value"),
+        "negative": ("{fuse: {pig: 0.5, owl: §-1}}", "bad-value"),
+        "nan": ("{fuse: {pig: §.nan}}", "bad-value"),
+        "infinite": ("{fuse: {pig: §1e999}}", "bad-value"),
+        "quoted": ("{fuse: {pig: §'0.5'}}", "bad-value"),
+        "truth": ("{fuse: {pig: §true}}", "bad-value"),
+        "no weight": ("{fuse: {pig: 1, owl: §}}", "bad-value"),
+        "nested": ("{fuse: {pig: §{owl: 1}}}", "bad-value"),
+        "percent": ("{fuse: {pig: §55%}}", "bad-value"),
+        "case": ("{fuse: {pig: 1, §Pig: 2}}", "duplicate-key"),
+        "twice": ("{fuse: {pig: 1, §pig: 2}}", "duplicate-key"),
+        "braces": ("{fuse: {§'{pig}': 1}}", "bad-key"),
+        "equals": ("{fuse: {§pig=: 1}}", "bad-key"),
+        "comma": ("{fuse: {§'pig, owl': 1}}", "bad-key"),
+        "token word": ("{fuse: {§<Hydra>: 1}}", "bad-key"),
+        "open token": ("{fuse: {§<hydra: 1}}", "bad-key"),
+        "invisible": ("{fuse: {§'p\u200dig': 1}}", "bad-key"),
+        "long": (f"{{fuse: {{§{'x' * 101}: 1}}}}", "bad-key"),
+        "near key": ("{§fues: {pig: 1}}", "unknown-key"),
+        "other key": ("{fuse: {pig: 1}, §steps: 4}", "unknown-key"),
+        "no key": ("§{}", "missing-key"),
+    }
+    for name, (mix, slug) in mixes.items():
+        text = f"version: 1\ntokens:\n  fox: f\n  chimera: {mix}\njobs:\n{ROW}"
+        yield _text(f"token mix {name}", text, slug, 4)
     bad = (
         "{jbo}",
         "{job:04d}",

@@ -165,6 +165,18 @@ def test_the_order_of_rows_is_not_identity() -> None:
     assert there == {(job.key, job.name) for job in jobs_of(yaml_jobs(*reversed(rows)))}
 
 
+def test_a_mix_is_referred_to_by_the_id_of_its_token() -> None:
+    text = yaml_jobs(
+        "{prompt: 'a <chimera> and <fox>'}", head="tokens: {chimera: {fuse: {pig: 1}}, fox: f}\n"
+    )
+    (job,) = jobs_of(text, tokens={"<chimera>": "C", "<fox>": "F"})
+    assert job.tokens == (("<chimera>", "C"), ("<fox>", "F"))
+    other = jobs_of(text.replace("{pig: 1}", "{owl: 1}"), tokens={"<chimera>": "D", "<fox>": "F"})
+    assert other[0].key != job.key
+    with pytest.raises(TokenMissing, match=r"the token <chimera> \(pig=1\) was not loaded"):
+        jobs_of(text, tokens={"<fox>": "F"})
+
+
 def test_tokens_are_found_in_prompt_negative_and_values() -> None:
     text = yaml_jobs(
         "{id: a, prompt: 'a <owl> and {w}', matrix: {w: [<fox>, pig]}, negative: <hen>}",

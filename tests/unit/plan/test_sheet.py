@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
+from creatok_cli.concepts.mixes import Mix
 from creatok_cli.errors import SheetError
 from creatok_cli.plan.sheet import load_sheet, sheet_schema
 from tests.unit.plan.kit import file_sheet, jobs_of, sheet_of, yaml_jobs
@@ -41,6 +42,21 @@ jobs:
     scheduler: heun
     dtype: bf16
     tags: [pairs, 2]
+"""
+
+
+MIXES = """\
+version: 1
+tokens:
+  owl2: owl.safetensors
+  <chimera>: {fuse: {pig: 0.55, sheep: 0.25, snake: 0.20}}
+  griffin:
+    fuse:
+      eagle: 3
+      <wolf>: 1
+      '"pgi"': 0
+jobs:
+  - prompt: "a photo of a <chimera> beside a <griffin>"
 """
 
 
@@ -282,6 +298,110 @@ def test_the_shipped_schema_is_the_schema_of_the_models(update_golden: bool) -> 
     if update_golden:
         Path(str(shipped)).write_text(text, encoding="utf-8")
     assert shipped.read_text(encoding="utf-8") == text
+
+
+def test_tokens_may_be_mixes_of_concepts() -> None:
+    sheet = sheet_of(MIXES)
+    assert sheet.tokens == {
+        "<owl2>": "owl.safetensors",
+        "<chimera>": Mix(weights=(("pig", 0.55), ("sheep", 0.25), ("snake", 0.2))),
+        "<griffin>": Mix(weights=(("eagle", 0.75), ("<wolf>", 0.25))),
+    }
+    assert sheet.notices == (
+        """stdin:5:3: token <griffin>: "pgi"=0 is left out""",
+        "stdin:5:3: token <griffin>: weights sum to 4; divided by it",
+    )
+    assert sheet_of(FULL).notices == ()
+
+
+def test_equal_proportions_in_a_sheet_are_one_mix() -> None:
+    other = MIXES.replace("0.55", "110").replace("0.25", "50.0").replace("0.20", "4e1")
+    assert sheet_of(other).tokens == sheet_of(MIXES).tokens
+    assert (
+        "stdin:4:3: token <chimera>: weights sum to 200; divided by it" in sheet_of(other).notices
+    )
+
+
+@pytest.mark.parametrize(
+    ("mix", "message"),
+    [
+        (
+            "{fuse: {pig: 0.55, owl: -1}}",
+            "3:29: error[bad-value]: tokens.chimera.fuse.owl: found -1, expected a number from 0 "
+            "to 1000000000",
+        ),
+        (
+            "{fuse: {pig: 1, Pig: 1}}",
+            '3:21: error[duplicate-key]: tokens.chimera.fuse.Pig: the concept "Pig" is repeated; '
+            '"pig" is the same',
+        ),
+        (
+            "{fuse: {pig: '1'}}",
+            '3:18: error[bad-value]: tokens.chimera.fuse.pig: found "1", expected a number from 0 '
+            "to 1000000000; remove the quotes",
+        ),
+        (
+            "{fuse: pig}",
+            '3:12: error[bad-value]: tokens.chimera.fuse: found "pig", expected concepts and '
+            "their weights, such as {pig: 0.55, snake: 0.45}",
+        ),
+        (
+            "{fuse: {pig: 0}}",
+            "3:12: error[bad-value]: tokens.chimera.fuse: all weights are 0; give at least one "
+            "concept a weight above 0",
+        ),
+        (
+            "{fusing: {pig: 1}}",
+            '3:6: error[unknown-key]: unknown key "fusing", expected fuse; did you mean "fuse"?',
+        ),
+        (
+            "{fuse: {pig: 1}, steps: 4}",
+            '3:22: error[unknown-key]: unknown key "steps", expected fuse',
+        ),
+        ("{}", "3:5: error[missing-key]: the key fuse is missing"),
+        (
+            "[pig, owl]",
+            "3:5: error[bad-value]: tokens.chimera: found a list, expected the name or file of a "
+            "token, or {fuse: {pig: 0.55}}",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_mix_is_told_at_its_place(mix: str, message: str) -> None:
+    with pytest.raises(SheetError) as caught:
+        sheet_of(f"version: 1\ntokens: {{chimera:\n    {mix}}}\njobs: [{{prompt: x}}]\n")
+    assert str(caught.value) == f"stdin:{message}"
+
+
+def test_all_faults_of_a_mix_are_told_together() -> None:
+    with pytest.raises(SheetError) as caught:
+        sheet_of(
+            "version: 1\nbsae: x\ntokens:\n  a: {fuse: {pig: x, '{': 1}}\n  b: {fuse: [], c: 1}\n"
+            "jobs:\n  - {prompt: 7}\n"
+        )
+    assert faults(caught) == [
+        ("stdin", 2, 1, "unknown-key"),
+        ("stdin", 4, 19, "bad-value"),
+        ("stdin", 4, 22, "bad-key"),
+        ("stdin", 5, 13, "bad-value"),
+        ("stdin", 5, 17, "unknown-key"),
+        ("stdin", 7, 14, "bad-value"),
+    ]
+
+
+def test_the_schema_knows_mixes() -> None:
+    assert valid(yaml.safe_load(MIXES))
+    for wrong in (
+        "{fuse: {pig: -1}}",
+        "{fuse: {pig: x}}",
+        "{fuse: {}}",
+        "{fuse: [pig]}",
+        "{fuse: {pig: 1}, steps: 4}",
+        "{fues: {pig: 1}}",
+        "{}",
+        "[pig]",
+    ):
+        text = f"version: 1\ntokens: {{chimera: {wrong}}}\njobs: [{{prompt: x}}]\n"
+        assert not valid(yaml.safe_load(text)), wrong
 
 
 def test_the_schema_is_sound_and_draft_7_only() -> None:
