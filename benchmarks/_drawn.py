@@ -8,6 +8,7 @@ Does not: keep pictures of a base or a token that has changed apart by hand; the
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
@@ -29,11 +30,11 @@ SAY_EVERY_S = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """One picture: a prompt over one pair, perhaps with a token."""
+    """One picture: a prompt over some concepts, perhaps with a token."""
 
     prompt: str
     seed: int
-    parents: tuple[str, str]
+    parents: tuple[str, ...]
     """In their stored order, whatever the order in the prompt."""
     token: Token | None = None
 
@@ -70,25 +71,25 @@ class Studio:
             tokens=files,
             threads=self._threads,
         )
-        # Batches share their tokens, so jobs go by token.
         jobs.sort(key=lambda job: job.tokens)
         began = said = time.monotonic()
         done = 0
         while done < len(jobs):
-            tokens = jobs[done].tokens
-            part = tuple(job for job in jobs[done : done + ROWS] if job.tokens == tokens)
+            part = _together(jobs[done : done + ROWS])
+            # Batches share their tokens: each job gets those of all, and its prompt uses its own.
+            tokens = tuple(sorted({token for job in part for token in job.tokens}))
+            shared = [dataclasses.replace(job, tokens=tokens) for job in part]
             group = Group(
                 base=self.facts.name,
                 base_digest=self.facts.digest,
                 dtype=self.facts.dtype,
                 tokens=tokens,
             )
-            for outcome in renderer.render(
-                Batch(index=done, group=group, jobs=part, batch_class=ROWS)
-            ):
+            batch = Batch(index=done, group=group, jobs=tuple(shared), batch_class=ROWS)
+            for job, outcome in zip(part, renderer.render(batch), strict=True):
                 if not isinstance(outcome, Rendered):
-                    raise SystemExit(f"{outcome.job.prompt!r}: {outcome.kind}: {outcome.message}")
-                self._write(outcome)
+                    raise SystemExit(f"{job.prompt!r}: {outcome.kind}: {outcome.message}")
+                self._write(dataclasses.replace(outcome, job=job))
             done += len(part)
             if time.monotonic() - said > SAY_EVERY_S or done == len(jobs):
                 said = time.monotonic()
@@ -109,7 +110,7 @@ class Studio:
                 scheduler=facts.schedulers[0],
                 dtype=facts.dtype,
                 tokens=((token.word, token.id),) if token is not None else (),
-                labels=tuple(zip("ab", ask.parents, strict=True)),
+                labels=tuple(zip("abcdefgh", ask.parents, strict=False)),
             )
         )
 
@@ -135,3 +136,12 @@ class Studio:
         with Image.open(self._file(job)) as opened:
             seconds = float(opened.info["seconds"])
             return Picture(ask=ask, image=opened.convert("RGB"), seconds=seconds)
+
+
+def _together(jobs: Sequence[Job]) -> list[Job]:
+    """The first jobs among which no word means two tokens."""
+    meaning: dict[str, str] = {}
+    for at, job in enumerate(jobs):
+        if any(meaning.setdefault(word, identity) != identity for word, identity in job.tokens):
+            return list(jobs[:at])
+    return list(jobs)

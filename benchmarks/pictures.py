@@ -2,7 +2,8 @@
 
     python benchmarks/pictures.py
 
-Runs three presets on the bestiary and writes presets/pictures/*.png.
+Runs three presets on the bestiary and takes the picture of the proof of `learn-token` that
+benchmarks/cretok.py has left; writes presets/pictures/*.png.
 
 Does not: choose pictures; what the first seed gives is what is shown.
 """
@@ -25,6 +26,8 @@ PICTURES = {
     "hybrids": ("hybrids", None, ("count=1",)),
 }
 """Picture -> (preset, jobs, settings)."""
+RESULTS = {"learn-token": "cretok-paired.png"}
+"""Picture -> what a benchmark has drawn."""
 
 
 def main() -> None:
@@ -39,11 +42,18 @@ def main() -> None:
             for event in sample(request):
                 if isinstance(event, Summary) and event.code:
                     raise SystemExit(f"{preset}: {event}")
-            page = Image.open(Path(folder) / "contact-sheet.png").convert("RGB")
-            height = round(page.height * WIDTH_PX / page.width)
-            page = page.resize((WIDTH_PX, height), Image.Resampling.LANCZOS)
-            page = page.quantize(255, dither=Image.Dither.NONE)
-            page.save(ROOT / "presets" / "pictures" / f"{name}.png", optimize=True)
+            keep(Path(folder) / "contact-sheet.png", name)
+    for name, result in RESULTS.items():
+        keep(ROOT / "benchmarks" / "results" / result, name)
+
+
+def keep(page: Path, name: str) -> None:
+    """A page as README shows it."""
+    picture = Image.open(page).convert("RGB")
+    height = round(picture.height * WIDTH_PX / picture.width)
+    picture = picture.resize((WIDTH_PX, height), Image.Resampling.LANCZOS)
+    picture = picture.quantize(255, dither=Image.Dither.NONE)
+    picture.save(ROOT / "presets" / "pictures" / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

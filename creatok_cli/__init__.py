@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "learn_token", "sample"]
+__all__ = ["__version__", "fuse", "learn_token", "sample"]
 
 _WORKFLOWS = {
+    "fuse": "creatok_cli.workflows.fuse",
     "learn_token": "creatok_cli.workflows.learn_token",
     "sample": "creatok_cli.workflows.sample",
 }

@@ -349,4 +349,54 @@ class LearnSummary:
     """The command that goes on, empty when nothing remains."""
 
 
-Event = Planned | Stage | ImageWritten | JobFailed | Notice | Summary | Learning | LearnSummary
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFused:
+    """A mix has become a token."""
+
+    word: str
+    name: str
+    """In the token library, empty for a token that only lies beside its pictures."""
+    id: str
+    path: str
+    mix: tuple[tuple[str, float], ...]
+    """(concept, weight), the heaviest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FuseSummary:
+    """The last event of `fuse`. What belongs to one token is empty where there are none or more."""
+
+    word: str
+    name: str
+    """In the token library."""
+    id: str
+    path: str
+    """Of the token file."""
+    mix: tuple[tuple[str, float], ...]
+    tokens: int
+    """Mixes that have become tokens."""
+    network: str
+    """Id of the network that made them, empty where none was reached."""
+    out: str
+    """Folder of pictures and readings, empty where nothing was drawn."""
+    seconds: float
+    code: int
+    reason: str
+    retryable: bool
+    contact_sheets: tuple[str, ...] = ()
+    resume: str = ""
+    """The command that goes on, empty when nothing remains."""
+
+
+Event = (
+    Planned
+    | Stage
+    | ImageWritten
+    | JobFailed
+    | Notice
+    | Summary
+    | Learning
+    | LearnSummary
+    | TokenFused
+    | FuseSummary
+)

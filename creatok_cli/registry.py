@@ -177,7 +177,9 @@ def _source(module: str) -> Path | None:
     for depth in range(1, len(parts) + 1):
         full = ".".join(parts[:depth])
         loaded = sys.modules.get(full)
-        spec = loaded.__spec__ if loaded and loaded.__spec__ else PathFinder.find_spec(full, search)
+        # Asked by its last part: the whole name of a package without __init__ wants its parents.
+        spec = loaded.__spec__ if loaded else None
+        spec = spec or PathFinder.find_spec(parts[depth - 1], search)
         if spec is None:
             return None
         if depth == len(parts):

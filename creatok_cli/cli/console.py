@@ -26,13 +26,24 @@ from creatok_cli.cli.progress import (
     open_progress,
     printable,
 )
-from creatok_cli.domain import Event, JobFailed, LearnSummary, Notice, Planned, Summary
+from creatok_cli.domain import (
+    Event,
+    FuseSummary,
+    JobFailed,
+    LearnSummary,
+    Notice,
+    Planned,
+    Summary,
+    TokenFused,
+)
 from creatok_cli.errors import CreatokError, Interrupted, SheetError
 
 EVENT_SCHEMA = 1
 """Rises when a field of an event changes its meaning or goes away."""
 LISTED_FAILURES = 20
-LEARN = "learn-token"
+LEARN, FUSE = "learn-token", "fuse"
+LISTED_CONCEPTS = 5
+AnySummary = Summary | LearnSummary | FuseSummary
 
 
 class Stream:
@@ -91,7 +102,8 @@ class Report:
         self.resume = ""
         self.command = ""
         """The command's name, known before its words are read."""
-        self._summary: Summary | LearnSummary | None = None
+        self._summary: AnySummary | None = None
+        self._fused: list[str] = []
         self._failures: list[JobFailed] = []
 
     def begin(self, kind: ProgressKind, *, quiet: bool, resume: str) -> None:
@@ -107,7 +119,7 @@ class Report:
     @property
     def unit(self) -> str:
         """What the command makes one of at a time."""
-        return "step" if self.command == LEARN else "picture"
+        return "step" if self.command in (LEARN, FUSE) else "picture"
 
     @property
     def told(self) -> bool:
@@ -116,7 +128,7 @@ class Report:
 
     def show(self, event: Event) -> None:
         """Count an event and show it; a summary waits for `finish`."""
-        if isinstance(event, Summary | LearnSummary):
+        if isinstance(event, AnySummary):
             self._summary = event
             return
         self.tally.add(event)
@@ -133,6 +145,8 @@ class Report:
                 )
             case JobFailed():
                 self._failures.append(event)
+            case TokenFused():
+                self._fused += [event.path] if event.path else []
             case Notice(level=level, message=message) if not self.json_lines and (
                 level == "warning" or not self.quiet
             ):
@@ -163,16 +177,19 @@ class Report:
                 str(error) if isinstance(error, SheetError) else f"error[{error.reason}]: {error}"
             )
         if self._summary is None:
-            is_learning = self.command == LEARN
-            self._summary = (
-                self.tally.learn_summary(error, self.resume)
-                if is_learning
-                else self.tally.summary(error, self.resume)
-            )
+            self._summary = self._broken_off(error)
         else:
             self._summary = replace(
                 self._summary, code=error.code, reason=error.reason, retryable=error.retryable
             )
+
+    def _broken_off(self, error: CreatokError) -> AnySummary:
+        """The summary of a command that could not tell its own."""
+        if self.command == LEARN:
+            return self.tally.learn_summary(error, self.resume)
+        if self.command == FUSE:
+            return self.tally.fuse_summary(error, self.resume)
+        return self.tally.summary(error, self.resume)
 
     def finish(self) -> int:
         """Close the bar, say the summary as the last thing, and return the exit code."""
@@ -183,12 +200,14 @@ class Report:
         if self.json_lines:
             self._json("summary", asdict(summary))
             return summary.code
-        for name in results_of(summary):
+        for name in (*self._fused, *results_of(summary)):
             self.out.write(printable(name) + "\n")
         self.out.flush()
         if summary.code or not self.quiet:
             if isinstance(summary, LearnSummary):
                 self._say_learned(summary)
+            elif isinstance(summary, FuseSummary):
+                self._say_fused(summary)
             else:
                 self._say_summary(summary)
         return summary.code
@@ -213,6 +232,17 @@ class Report:
             err.say(learned_line(summary))
         if summary.name and not summary.code:
             err.say(f"use it in a sheet: tokens: {{{summary.word}: {summary.name}}}")
+        if summary.code and summary.resume:
+            err.say(f"go on with: {summary.resume}")
+
+    def _say_fused(self, summary: FuseSummary) -> None:
+        err = Silence(self.err)
+        if summary.tokens:
+            err.say(fused_line(summary))
+        if summary.name and not summary.code:
+            err.say(f"use it in a sheet: tokens: {{{summary.word}: {summary.name}}}")
+        for failure in self._failures[:LISTED_FAILURES] if summary.code else ():
+            err.say(f"  {failure_line(failure)}")
         if summary.code and summary.resume:
             err.say(f"go on with: {summary.resume}")
 
@@ -245,9 +275,9 @@ def event_fields(event: Event) -> dict[str, Any]:
     return fields
 
 
-def results_of(summary: Summary | LearnSummary) -> list[str]:
+def results_of(summary: AnySummary) -> list[str]:
     """The paths that a person would open next."""
-    if isinstance(summary, Summary):
+    if isinstance(summary, Summary | FuseSummary):
         return list(summary.contact_sheets)
     return [path for path in (summary.path, summary.report) if path]
 
@@ -267,6 +297,16 @@ def learned_line(summary: LearnSummary) -> str:
     why = ENDINGS.get(summary.ended, summary.ended)
     what = f"{summary.word}: {summary.steps:,} steps in {duration(summary.seconds)}"
     return f"{what}; {why}" if why else what
+
+
+def fused_line(summary: FuseSummary) -> str:
+    """One line for people: `<chimera>: pig 55 %, snake 45 %, in 0.4 s`."""
+    if not summary.word:
+        return f"{summary.tokens} mixes fused in {duration(summary.seconds)}"
+    parts = [f"{name} {weight:.1%}".replace(".0%", "%") for name, weight in summary.mix]
+    more = len(parts) - LISTED_CONCEPTS
+    said = ", ".join(parts[:LISTED_CONCEPTS]) + (f" and {more} more" if more > 0 else "")
+    return f"{summary.word}: {said}, in {duration(summary.seconds)}"
 
 
 def summary_line(summary: Summary) -> str:

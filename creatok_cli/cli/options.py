@@ -20,6 +20,7 @@ from creatok_cli.errors import InputError
 MAX_BATCH = 4096
 PIXELS, RUN, REPORT, INSTEAD = "What is drawn", "How it runs", "What it tells", "Instead of a sheet"
 LEARNED, OPTIMISED = "What is learned", "How it is learned"
+FUSED, DRAWN, TRAINED = "What is fused", "What is drawn of it", "The network that fuses"
 
 Sheet = Annotated[
     str | None,
@@ -339,6 +340,232 @@ LearnDryRun = Annotated[
         metavar="",
         rich_help_panel=RUN,
         help="Check everything and print what would be learned; open no model.",
+    ),
+]
+
+# fuse: what becomes a token, what is drawn of it, and by which network.
+Concepts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONCEPT=WEIGHT",
+        help="Concepts and their weights: pig=.55 'polar bear=.25' '<hydra>=.2'. A concept is one "
+        "that the network knows, a token of the library, or any phrase.",
+        show_default=False,
+    ),
+]
+FuseName = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        rich_help_panel=FUSED,
+        help="Name in the library; prompts write <NAME>. Without it: made of the mix.",
+    ),
+]
+FuseBase = Annotated[
+    str,
+    typer.Option(
+        "--base",
+        metavar="BASE",
+        rich_help_panel=FUSED,
+        help="Fuse for this base: bestiary, or a diffusers SD3 folder.",
+    ),
+]
+Sweep = Annotated[
+    str | None,
+    typer.Option(
+        "--sweep",
+        metavar="FROM..TO:N",
+        rich_help_panel=FUSED,
+        help="N mixtures on the way from one concept to another, drawn as a row.",
+        show_default=False,
+    ),
+]
+Grid = Annotated[
+    str | None,
+    typer.Option(
+        "--grid",
+        metavar="ROWS x COLUMNS",
+        rich_help_panel=FUSED,
+        help="Halves of two lists of concepts, drawn as a table: 'pig,snake x sheep,bee'.",
+        show_default=False,
+    ),
+]
+FromImage = Annotated[
+    Path | None,
+    typer.Option(
+        "--from-image",
+        metavar="PICTURE",
+        rich_help_panel=FUSED,
+        help="Fuse what the labeler sees in a picture.",
+        show_default=False,
+    ),
+]
+Creatures = Annotated[
+    Path | None,
+    typer.Option(
+        "--sheet",
+        metavar="FILE",
+        rich_help_panel=FUSED,
+        help="Fuse many: a YAML file, creatures: {chimera: {pig: .55, snake: .45}, ...}.",
+        show_default=False,
+    ),
+]
+Render = Annotated[
+    int | None,
+    typer.Option(
+        "--render",
+        metavar="N",
+        rich_help_panel=DRAWN,
+        help="Draw N pictures of each creature beside its concepts. Sweeps and grids: 4.",
+        show_default=False,
+    ),
+]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt",
+        metavar="TEXT",
+        rich_help_panel=DRAWN,
+        help="Prompt with {word} where the creature goes. May repeat.",
+        show_default=False,
+    ),
+]
+FuseOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        rich_help_panel=DRAWN,
+        help="Folder of pictures and labels. Without it: out/fuse/ and the name.",
+    ),
+]
+Network = Annotated[
+    Path | None,
+    typer.Option(
+        "--network",
+        metavar="FILE",
+        rich_help_panel=TRAINED,
+        help="Fuse with this network instead of the one that belongs to the base.",
+        show_default=False,
+    ),
+]
+Train = Annotated[
+    bool,
+    typer.Option(
+        "--train",
+        metavar="",
+        rich_help_panel=TRAINED,
+        help="Train the network, even if there is one.",
+    ),
+]
+NoTrain = Annotated[
+    bool,
+    typer.Option(
+        "--no-train",
+        metavar="",
+        rich_help_panel=TRAINED,
+        help="Never train: an error where there is no network.",
+    ),
+]
+FusePreset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME|FILE",
+        rich_help_panel=TRAINED,
+        help="Method and settings: a preset of presets/fuse, or a file. Without it: the base's.",
+        show_default=False,
+    ),
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        "--concepts",
+        metavar="NAME|FILE",
+        rich_help_panel=TRAINED,
+        help="Concepts that the network knows: a list that ships with creatok, or a file.",
+        show_default=False,
+    ),
+]
+LabelerName = Annotated[
+    str | None,
+    typer.Option(
+        "--labeler",
+        metavar="clip|blip",
+        rich_help_panel=TRAINED,
+        help="What tells what pictures show. Without it: the base's own.",
+        show_default=False,
+    ),
+]
+LabelerFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--labeler-folder",
+        metavar="DIR",
+        rich_help_panel=TRAINED,
+        help="Folder of the labeler's model; for bases without one of their own.",
+        show_default=False,
+    ),
+]
+FuseSteps = Annotated[
+    int | None,
+    typer.Option("--steps", metavar="N", rich_help_panel=TRAINED, help="Steps of the training."),
+]
+FuseSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        rich_help_panel=TRAINED,
+        help="Same seed, same network. Without it: 0.",
+        show_default=False,
+    ),
+]
+FuseSets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        rich_help_panel=TRAINED,
+        help="Any other setting of the training, for example lr=0.001. May repeat.",
+        show_default=False,
+    ),
+]
+FuseResume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        metavar="",
+        rich_help_panel=TRAINED,
+        help="Only go on with an unfinished training of these settings; an error if there is none.",
+    ),
+]
+Pool = Annotated[
+    bool,
+    typer.Option(
+        "--pool",
+        metavar="",
+        rich_help_panel=TRAINED,
+        help="Show what the training found: a sheet of its concepts with what each one resembles.",
+    ),
+]
+FuseDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda[:i]|mps",
+        rich_help_panel=RUN,
+        help="Where to train and to draw. Without it: auto, the best device found.",
+    ),
+]
+FuseDryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        metavar="",
+        rich_help_panel=RUN,
+        help="Check everything and print what would be fused, trained and drawn.",
     ),
 ]
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 from creatok_cli.domain import (
     Event,
+    FuseSummary,
     ImageWritten,
     JobFailed,
     Learning,
@@ -40,7 +41,9 @@ BAR_CELLS = 30
 LEARN_EVERY_PERCENT = 5
 TREND_CELLS = 40
 BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
-SPEED = "steps_per_second"
+SPEED, LEFT = "steps_per_second", "left_s"
+TIMES = (SPEED, LEFT)
+"""Values that the line of progress says in its own words."""
 VALUE_NAMES = {"J": "goal J", "cos": "held-out cosine", "norm": "length"}
 
 
@@ -93,7 +96,7 @@ class Tally:
             case Stage(name="drawing"):
                 self.drawing_s = time.monotonic() if self.drawing_s is None else self.drawing_s
                 self.is_working = True
-            case Stage(name="learning"):
+            case Stage(name="learning" | "training"):
                 self.is_working = True
             case Learning():
                 self.steps = event.index
@@ -146,6 +149,24 @@ class Tally:
             steps=self.steps,
             seconds=round(time.monotonic() - self.started_s, 3),
             ended="",
+            code=error.code,
+            reason=error.reason,
+            retryable=error.retryable,
+            resume=resume if self.is_working and error.code not in (1, 2) else "",
+        )
+
+    def fuse_summary(self, error: CreatokError, resume: str) -> FuseSummary:
+        """The summary of a fusing run that ended with an error before it could tell its own."""
+        return FuseSummary(
+            word="",
+            name="",
+            id="",
+            path="",
+            mix=(),
+            tokens=0,
+            network="",
+            out=self.out,
+            seconds=round(time.monotonic() - self.started_s, 3),
             code=error.code,
             reason=error.reason,
             retryable=error.retryable,
@@ -222,7 +243,7 @@ class Lines(Silence):
             values = [
                 f"{value_name(name)} {value:.3f}"
                 for name, value in event.values.items()
-                if name != SPEED
+                if name not in TIMES
             ]
             self.say("; ".join([learning_line(event), *values]))
 
@@ -266,7 +287,7 @@ class Bar(Silence):
 
     def _show_learning(self, event: Learning) -> None:
         for name, value in event.values.items():
-            if name != SPEED:
+            if name not in TIMES:
                 self._trends.setdefault(name, Trend()).add(value)
         self._bar.update(
             self._task, total=event.total, completed=event.index, rest=learning_line(event)
@@ -341,7 +362,9 @@ def learning_line(event: Learning) -> str:
     """`3,400/10,000 steps, 310 steps/s, 21 s left`."""
     rate, left = event.values.get(SPEED, 0.0), event.total - event.index
     ahead = f", {rate:,.0f} steps/s" if rate >= 1 else f", {rate:.2f} steps/s" if rate else ""
-    ahead += f", {duration(left / rate)} left" if rate and left > 0 else ""
+    # A method that pauses to draw knows better than the speed of the last seconds.
+    left_s = event.values.get(LEFT) or (left / rate if rate else 0.0)
+    ahead += f", {duration(left_s)} left" if left_s and left > 0 else ""
     return f"{event.index:,}/{event.total:,} steps{ahead}"
 
 

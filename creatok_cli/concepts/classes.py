@@ -23,6 +23,7 @@ from creatok_cli.concepts._check import (
     Places,
     concept_fault,
     folded,
+    is_file,
     locate,
     shipped,
     word_fault,
@@ -67,6 +68,11 @@ class ClassList:
 def class_lists() -> tuple[str, ...]:
     """The names of the shipped lists, sorted."""
     return shipped(_SHIPPED)
+
+
+def is_path(name_or_path: str) -> bool:
+    """Whether this is a file of the user's rather than the name of a shipped list."""
+    return is_file(name_or_path, _SUFFIXES)
 
 
 def load_classes(name_or_path: str) -> ClassList:

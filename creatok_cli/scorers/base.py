@@ -50,11 +50,18 @@ def build_teacher(name: str, settings: Mapping[str, Any], *, where: str = "--set
 
     Raises InputError for one that only measures, UnknownName for one that does not exist.
     """
-    if registry.describe("scorers", name).facts.get("MEASURES_ONLY"):
-        raise InputError(_refusal(name))
+    check_teacher(name)
     module = registry.get("scorers", name)
     refuse_measures_only(module, name)
     return module.build(build_spec(module.Spec, settings, where=where))
+
+
+def check_teacher(name: str) -> None:
+    """Raise InputError for a scorer that only measures, before anything of it is imported;
+    UnknownName for one that does not exist.
+    """
+    if registry.describe("scorers", name).facts.get("MEASURES_ONLY"):
+        raise InputError(_refusal(name))
 
 
 def refuse_measures_only(module: ModuleType, name: str) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import os
+from pathlib import Path
+from typing import Protocol
 
 from PIL import Image, ImageDraw, PngImagePlugin
 
@@ -24,7 +26,14 @@ TEXT, MUTED, ACCENT, RULE = (236, 236, 240), (150, 153, 163), (240, 190, 90), (5
 FAULT = (226, 110, 98)
 
 
-def digest_of(out: Output, name: str, keyword: str) -> str:
+class Held(Protocol):
+    """What has a folder: an Output, or alike."""
+
+    @property
+    def folder(self) -> Path: ...
+
+
+def digest_of(out: Held, name: str, keyword: str) -> str:
     """The digest in a page's head, empty if it is no page of ours."""
     try:
         with durable.place(out.folder, name) as spot, durable.reading(spot) as (fd, _):
@@ -36,7 +45,7 @@ def digest_of(out: Output, name: str, keyword: str) -> str:
     return rest[:64].decode("ascii", "replace") if found else ""
 
 
-def check_ours(out: Output, name: str, keyword: str) -> None:
+def check_ours(out: Held, name: str, keyword: str) -> None:
     """A picture or a stranger's file of that name is never replaced: raises FileExistsError."""
     if os.path.lexists(out.folder / name) and not digest_of(out, name, keyword):
         raise FileExistsError(f"{name} is no contact sheet of creatok; move it away")

@@ -2,7 +2,8 @@
 
 For comparisons: the same words and seeds side by side under several prompts. A job id may begin
 with a section and a slash (`unseen/hybrid`); the sections stand below each other and share the
-columns. Columns that use a learned word have a bright head. Sizes are set by eye.
+columns. Prompts without variables that differ in nothing but the word of their column share a row.
+Columns that use a learned word have a bright head. Sizes are set by eye.
 
 Does not: show more than one bounded page, contain a time, or touch the pictures.
 """
@@ -49,13 +50,14 @@ from creatok_cli.sinks._page import (
 from creatok_cli.sinks.base import Output
 
 NAME = "contact-sheet-matrix.png"
-LAYOUT = 1
+LAYOUT = 2
 """Rises with the look, so that an old page is drawn again."""
 DIGEST_KEYWORD = "creatok-matrix"
 TILE_GAP, CELL_GAP, ROW_GAP = 4, 22, 12
 LABEL_PX = 190
 """Width of the row labels."""
 PATTERN_LINES = 3
+ELLIPSIS = "\u2026"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,10 +140,10 @@ class Table:
 
     @classmethod
     def of(cls, spec: Spec, sheet: str, shown: Sequence[Picture]) -> Table:
-        """Pictures sorted into sections, rows and columns, in order of first appearance."""
+        """Pictures sorted into sections, rows and columns, in the order of the sheet."""
         sections: dict[str, dict[str, dict[str, list[Picture]]]] = {}
         by_column: dict[str, list[Picture]] = {}
-        for picture in shown:
+        for picture in sorted(shown, key=lambda picture: place_of(picture.job)):
             section, _, name = picture.job.row.rpartition("/")
             rows = sections.setdefault(section, {})
             rows.setdefault(row_label(picture.job), {}).setdefault(name, []).append(picture)
@@ -208,9 +210,23 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def place_of(job: Job) -> tuple[int, int]:
+    """Line and column of the sheet entry: the plan draws entries in another order."""
+    line, column = re.fullmatch(r".*?(?::([0-9]{1,9}):([0-9]{1,9}))?", job.where, re.S).groups("0")  # type: ignore[union-attr]
+    return int(line), int(column)
+
+
 def row_label(job: Job) -> str:
-    """The values of the variables; the prompt where there are none."""
-    return readable(" + ".join(value for _, value in job.labels) or job.prompt)
+    """The values of the variables; where there are none, the prompt with an ellipsis for its tokens
+    and for the words of its own id.
+    """
+    if job.labels:
+        return readable(" + ".join(value for _, value in job.labels))
+    text = job.prompt
+    for word in (*(word for word, _ in job.tokens), *job.row.split("/")):
+        if word:
+            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", ELLIPSIS, text)
+    return readable(text)
 
 
 def column_of(

@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from creatok_cli import __version__
 from creatok_cli.errors import DigestMismatch, Refused
+from creatok_cli.hashing import canonical_json, sha256_hex
 
 MAX_HEADER_BYTES = 100 * 2**20
 """The limit of the safetensors format."""
@@ -97,6 +99,32 @@ def read_layout(file: BinaryIO, size: int, where: str) -> Layout:
             f"{where}: {verb}: {size} bytes are there, {end} expected; download or copy it again"
         )
     return Layout(tensors, metadata)
+
+
+def write_layout(
+    tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]], metadata: Mapping[str, str]
+) -> bytes:
+    """A safetensors file of (dtype, shape, bytes) by name, with the ModelSpec fields that hold for
+    every artefact. Equal contents give equal bytes.
+
+    Written by hand because the safetensors library orders metadata differently from run to run.
+    """
+    payload = b"".join(tensors[key][2] for key in sorted(tensors))
+    header = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.implementation": f"creatok {__version__}",
+        "modelspec.hash_sha256": "0x" + sha256_hex(payload),
+        **metadata,
+    }
+    entries: dict[str, Any] = {"__metadata__": header}
+    end = 0
+    for key in sorted(tensors):
+        dtype, shape, data = tensors[key]
+        first, end = end, end + len(data)
+        entries[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [first, end]}
+    text = canonical_json(entries).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + payload
 
 
 def header_json(data: bytes, where: str) -> dict[str, Any]:

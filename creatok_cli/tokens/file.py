@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from creatok_cli import __version__, durable
+from creatok_cli import durable
 from creatok_cli.errors import ArtefactError, DigestMismatch, Refused, TokenMissing
-from creatok_cli.hashing import canonical_json, sha256_hex
-from creatok_cli.tokens._layout import Layout, header_json, read_layout
+from creatok_cli.hashing import canonical_json
+from creatok_cli.tokens._layout import Layout, header_json, read_layout, write_layout
 from creatok_cli.tokens.token import (
     Rows,
     Token,
@@ -63,9 +63,11 @@ class TokenHeader:
     metadata: Mapping[str, str]
 
 
-def read_raw(path: str | os.PathLike[str]) -> tuple[bytes, Layout]:
+def read_raw(
+    path: str | os.PathLike[str], *, what: str = "token", limit: int = MAX_TOKEN_BYTES
+) -> tuple[bytes, Layout]:
     """All bytes of a small safetensors file with its checked layout; nothing is opened but regular
-    files.
+    files. `what` names it in messages.
 
     Raises TokenMissing, Refused (another kind of file) or DigestMismatch (cut or damaged).
     """
@@ -73,19 +75,17 @@ def read_raw(path: str | os.PathLike[str]) -> tuple[bytes, Layout]:
     try:
         with open(where, "rb", opener=_open_regular) as file:
             size = os.fstat(file.fileno()).st_size
-            if size > MAX_TOKEN_BYTES:
-                raise Refused(
-                    f"{where}: {size} bytes is too large for a token (at most {MAX_TOKEN_BYTES})"
-                )
+            if size > limit:
+                raise Refused(f"{where}: {size} bytes is too large for a {what} (at most {limit})")
             layout = read_layout(file, size, where)
             file.seek(0)
             return file.read(), layout
     except FileNotFoundError:
-        raise TokenMissing(f"{where}: no such token file") from None
+        raise TokenMissing(f"{where}: no such {what} file") from None
     except ValueError:
         raise TokenMissing(f"{where[:200]!r} is no file name") from None
     except OSError as error:
-        raise ArtefactError(f"{where}: the token file cannot be read: {error.strerror}") from error
+        raise ArtefactError(f"{where}: the {what} file cannot be read: {error.strerror}") from error
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -241,26 +241,8 @@ def identity_metadata(
 
 
 def pack(rows: Mapping[str, Rows], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file of f32 tensors, with the ModelSpec fields that hold for every token.
-
-    Written by hand because the safetensors library orders metadata differently from run to run.
-    """
-    payload = b"".join(rows[key][1] for key in sorted(rows))
-    header = {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.implementation": f"creatok {__version__}",
-        "modelspec.hash_sha256": "0x" + sha256_hex(payload),
-        **metadata,
-    }
-    entries: dict[str, Any] = {"__metadata__": header}
-    end = 0
-    for key in sorted(rows):
-        shape, data = rows[key]
-        first, end = end, end + len(data)
-        entries[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [first, end]}
-    text = canonical_json(entries).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + payload
+    """A safetensors file of f32 tensors; see `write_layout`."""
+    return write_layout({key: ("F32", *part) for key, part in rows.items()}, metadata)
 
 
 def save_token(

@@ -16,8 +16,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,6 +150,17 @@ class Library:
                     self.root, record_name(name), canonical_json(fields).encode(), writer=writer
                 )
         return self._entry(held, replace_path(header, path))
+
+    def keep(self, data: bytes) -> Entry:
+        """Store the bytes of a token file without a name: by its id it can be found again.
+
+        The same token again is no change. Raises IntegrityError when the library cannot be written.
+        """
+        header = check_bytes(data, "token")
+        with self._writing() as writer:
+            path = self._store(header.id, data, writer)
+        record = Record(name="", word=header.word, id=header.id, path=path, added="")
+        return self._entry(record, replace_path(header, path))
 
     def find(self, name_or_id: str) -> Entry:
         """The token of a name, an id, or the first 8 or more digits of one.
@@ -387,26 +398,33 @@ class Library:
         durable.remove(self.root, name)
         durable.sync_folders(self.root, [name])
 
-    @contextmanager
-    def _writing(self) -> Iterator[durable.Writer]:
+    def _writing(self) -> AbstractContextManager[durable.Writer]:
         """The library, made where missing, for one writer at a time."""
-        with writable(self.root):
-            durable.open_root(self.root, create=True)
-            lock = FileLock(self.root / LOCK, timeout=LOCK_S, thread_local=False)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise OutputBusy(
-                    f"the token library {self.root} is in use by another process; try again"
-                ) from None
-            except NotImplementedError:
-                # No file locks here: publishing without clobber still keeps every object whole.
-                pass
-            try:
-                durable.sweep(self.root, ["objects", "names"], shard=(1, 1))
-                yield durable.Writer(run=durable.new_run())
-            finally:
-                lock.release()
+        return writing(self.root, "the token library", ("objects", "names"))
+
+
+@contextmanager
+def writing(root: Path, what: str, parents: Sequence[str] = ("",)) -> Iterator[durable.Writer]:
+    """A folder of artefacts, made where missing, for one writer at a time; temporaries that dead
+    writers left in `parents` go.
+
+    Raises OutputBusy, which says `what`, OutputFull, OutputReadOnly.
+    """
+    with writable(root):
+        durable.open_root(root, create=True)
+        lock = FileLock(root / LOCK, timeout=LOCK_S, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise OutputBusy(f"{what} {root} is in use by another process; try again") from None
+        except NotImplementedError:
+            # No file locks here: publishing without clobber still keeps every object whole.
+            pass
+        try:
+            durable.sweep(root, parents, shard=(1, 1))
+            yield durable.Writer(run=durable.new_run())
+        finally:
+            lock.release()
 
 
 def resolve_token(name_or_path: str, folder: Path) -> Path:

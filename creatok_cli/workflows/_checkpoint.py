@@ -1,9 +1,10 @@
 """The unfinished state of a learning run: one safetensors file, named by the run's recipe.
 
-A run is its recipe: method, settings, pairs, base, seed. Its state goes to the scratch area of the
-token library at most every two seconds, atomically, and is dropped when the run has ended well. The
-state is believed only if its digest fits and the stack (device, libraries, threads) is the one
-that wrote it, because only then a resumed run ends with the bytes of an uninterrupted one.
+A run is its recipe: method, settings, pairs or classes, base, seed. Its state goes to the scratch
+area of the token library at most every two seconds, and seldom enough that writing takes at most a
+fiftieth of the time; atomically, and is dropped when the run has ended well. The state is believed
+only if its digest fits and the stack (device, libraries, threads) is the one that wrote it, because
+only then a resumed run ends with the bytes of an uninterrupted one.
 
 Does not: know what a method keeps in its state.
 """
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EVERY_S = 2.0
-"""At most this much run time between two writes is lost to a kill."""
+"""At most this much run time between two writes is lost to a kill, where writing is quick."""
+SHARE = 0.02
+"""Of the run time may go into writing states."""
 MAX_BYTES = 4 << 30
 SUFFIX = ".safetensors"
 SCHEMA = "1"
@@ -112,7 +115,7 @@ class Keeper:
         self._name = state_name(run_digest(recipe))
         self._writer = durable.Writer(run=durable.new_run())
         self._waiting: tuple[int, Mapping[str, Tensor]] | None = None
-        self._written_s = time.monotonic()
+        self._written_s, self._pause_s = time.monotonic(), 0.0
         self.index = state.index if state else -1
         """Of the newest state on the disk, -1 for none."""
 
@@ -124,7 +127,7 @@ class Keeper:
     def offer(self, index: int, checkpoint: Mapping[str, Tensor]) -> None:
         """Takes a newer state, and writes it if the last write is long enough ago."""
         self._waiting = index, checkpoint
-        if time.monotonic() - self._written_s >= EVERY_S:
+        if time.monotonic() - self._written_s >= max(EVERY_S, self._pause_s):
             self.flush()
 
     def flush(self) -> None:
@@ -133,6 +136,7 @@ class Keeper:
             return
         from safetensors.torch import save
 
+        begun_s = time.monotonic()
         index, checkpoint = self._waiting
         tensors = {name: rows.detach().cpu().contiguous() for name, rows in checkpoint.items()}
         plain = save(tensors)
@@ -148,6 +152,7 @@ class Keeper:
         with writable(self._folder):
             durable.replace_derived(self._folder, self._name, data, writer=self._writer)
         self._waiting, self._written_s, self.index = None, time.monotonic(), index
+        self._pause_s = (self._written_s - begun_s) * (1 / SHARE - 1)
 
     def drop(self) -> None:
         """The run has ended well: nothing is left to go on from."""

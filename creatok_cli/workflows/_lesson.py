@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +22,8 @@ from creatok_cli.domain import BaseFacts
 from creatok_cli.errors import InputError, SheetError, TokenMissing, UnknownName, UnsafeName
 from creatok_cli.tokens.library import Entry, Library, check_name
 from creatok_cli.workflows._checkpoint import run_digest
-from creatok_cli.workflows._preset import load_preset
+from creatok_cli.workflows._course import label
+from creatok_cli.workflows._preset import Preset, load_preset
 from creatok_cli.workflows._run import Stop
 
 RUN_KEY = "creatok.run"
@@ -104,7 +105,7 @@ class Lesson:
     @property
     def base_label(self) -> str:
         """The base without the folders above it: reports tell no paths."""
-        return re.split(r"[/\\\\]", self.facts.name.rstrip("/\\"))[-1]
+        return label(self.facts)
 
 
 def settle(request: LearnRequest) -> Lesson:
@@ -113,8 +114,7 @@ def settle(request: LearnRequest) -> Lesson:
     Raises InputError, PresetError, UnknownName, UnsafeName, ArtefactError; the places of faults are
     those of the preset, or flags.
     """
-    if not 0 <= request.seed < 2**63:
-        raise InputError(f"--seed: found {request.seed}, expected a number from 0 to 2^63 - 1")
+    check_seed(request.seed)
     facts = resolve(request.base)
     preset = load_preset("learn", request.preset)
     method = preset.method
@@ -124,9 +124,13 @@ def settle(request: LearnRequest) -> Lesson:
     own = registry.describe("backbones", facts.backbone).facts.get("MIXTURE_TEMPLATE")
     has_template = own and "template" in registry.describe("methods", method).spec
     values = {"template": own, **preset.values} if has_template else preset.values
-    spec = build_settings(module.Spec, values, preset.places, preset.path, request)
+    given = {key: getattr(request, key) for key in FLAGS}
+    has_name = "name" in registry.describe("methods", method).spec
+    if request.word is not None and request.name is None and has_name:
+        given["name"] = request.word
+    spec = build_settings(module.Spec, values, preset, given, request.sets)
     check_encoders(spec, facts)
-    chosen = request.pairs or preset.pairs
+    chosen = request.pairs or preset.source
     if chosen == "auto":
         chosen = "bestiary" if facts.backbone == "bestiary" else "real-world"
     pairs = load_pairs(chosen)
@@ -167,15 +171,23 @@ def settle(request: LearnRequest) -> Lesson:
     return lesson
 
 
-def check_method(name: str, facts: BaseFacts) -> None:
-    """The method exists, learns, and the base has the sides that it needs."""
+def check_seed(seed: int) -> None:
+    """A seed that generators take."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"--seed: found {seed}, expected a number from 0 to 2^63 - 1")
+
+
+def check_method(name: str, facts: BaseFacts, verb: str = "learn") -> None:
+    """The method exists, has the verb, and the base has the sides that it needs."""
     described = registry.describe("methods", name)
     if described.broken:
         raise InputError(f"method {name}: the plug-in cannot be read: {described.broken}")
-    if "learn" not in described.facts.get("VERBS", ()):
-        raise InputError(f"method {name} does not learn tokens; choose another --preset")
+    if verb not in described.facts.get("VERBS", ()):
+        lacks = {"learn": "does not learn tokens", "fuse": "trains no networks"}[verb]
+        raise InputError(f"method {name} {lacks}; choose another --preset")
     sides = registry.describe("backbones", facts.backbone).facts.get("SIDES", ())
-    missing = [side for side in described.facts.get("NEEDS", ()) if side not in sides]
+    needs = [side for side in described.facts.get("NEEDS", ()) if side != "labels"]
+    missing = [side for side in needs if side not in sides]
     if missing:
         raise InputError(
             f"method {name} needs {', '.join(missing)}, which base {facts.name} does not have; "
@@ -186,21 +198,19 @@ def check_method(name: str, facts: BaseFacts) -> None:
 def build_settings(
     spec_class: type[Any],
     values: Mapping[str, Any],
-    places: Mapping[str, str],
-    preset: str,
-    request: LearnRequest,
+    preset: Preset,
+    flags: Mapping[str, Any],
+    sets: Sequence[str],
 ) -> Any:
-    """The Spec of a method: default < preset < flag < `--set`, each value faulted at its place."""
-    flags = {key: getattr(request, key) for key in FLAGS}
+    """The Spec of a method: default < preset < flag < `--set`, each value faulted at its place.
+    Flags that are None were not given.
+    """
     given = {key: value for key, value in flags.items() if value is not None}
-    has_name = any(field.name == "name" for field in fields(spec_class))
-    if request.word is not None and request.name is None and has_name:
-        given["name"] = request.word
-    sets = config.parse_set(request.sets)
-    merged = {**values, **given, **sets}
+    own = config.parse_set(sets)
+    merged = {**values, **given, **own}
     for key, value in merged.items():
-        flag = f"--set {key}" if key in sets else f"--{key}" if key in given else ""
-        where = flag or places.get(key, f"{preset}:1:1")
+        flag = f"--set {key}" if key in own else f"--{key}" if key in given else ""
+        where = flag or preset.places.get(key, f"{preset.path}:1:1")
         try:
             config.build_spec(spec_class, {key: value}, where=where)
         except SheetError as error:
@@ -208,7 +218,7 @@ def build_settings(
                 raise
             said = "; ".join(problem.message for problem in error.problems)
             raise InputError(f"{flag}: {said.removeprefix(f'{key}: ')}") from None
-    return config.build_spec(spec_class, merged, where=f"{preset}:1:1")
+    return config.build_spec(spec_class, merged, where=f"{preset.path}:1:1")
 
 
 def check_encoders(spec: Any, facts: BaseFacts) -> None:

@@ -1,14 +1,15 @@
-"""Presets: a method, its pairs and its settings in a commented file, read as strictly as a sheet.
+"""Presets: a method, its list and its settings in a commented file, read as strictly as a sheet.
 
     method: cretok
     pairs: auto
     settings: {steps: 10000, theta: 0.5}
 
-`pairs` is the name of a shipped list, a file beside the preset, or `auto`: the list that fits the
-base. Keys of `settings` are the fields of the method's Spec, known without importing it; values
-stay text or lists of text until `config.build_spec` reads them as the types of those fields.
+`pairs` (to fuse: `classes`) is the name of a shipped list, a file beside the preset, or `auto`: the
+list that fits the base. Keys of `settings` are the fields of the method's Spec, known without
+importing it; values stay text or lists of text until `config.build_spec` reads them as the types of
+those fields.
 
-Does not: build a Spec, read the pairs, or import a method.
+Does not: build a Spec, read the list, or import a method.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from creatok_cli import registry
-from creatok_cli.concepts.sets import is_path, pair_lists
+from creatok_cli.concepts import classes, sets
 from creatok_cli.errors import PresetError, Problem, SheetError, UnknownName
 from creatok_cli.strict_text import At, Number, Place, Problems, decode, load_bytes, refuse, shown
 from creatok_cli.strict_yaml import read_yaml
 
-KEYS = ("method", "pairs", "settings")
 AUTO = "auto"
+LISTS = {
+    "learn": ("pairs", sets.pair_lists, sets.is_path, ".yaml or .csv"),
+    "fuse": ("classes", classes.class_lists, classes.is_path, ".yaml, .csv or .txt"),
+}
+"""Verb -> the key of what a method learns from, the shipped lists, what is a file, its endings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +42,14 @@ class Preset:
     path: str
     """As messages call it."""
     method: str
-    pairs: str
-    """`auto`, the name of a shipped list, or a path that starts where the preset is."""
+    source: str
+    """Pairs or classes: `auto`, the name of a shipped list, or a path that starts where the preset
+    is.
+    """
     values: Mapping[str, Any]
     """Settings by field of the method's Spec: text, bool, or lists of these."""
     places: Mapping[str, str]
-    """`file:line:column` of `method`, of `pairs` and of every setting."""
+    """`file:line:column` of `method`, of `pairs` or `classes`, and of every setting."""
 
 
 def presets(kind: str) -> tuple[str, ...]:
@@ -51,20 +58,20 @@ def presets(kind: str) -> tuple[str, ...]:
 
 
 def load_preset(kind: str, name_or_path: str) -> Preset:
-    """A shipped preset by name, or the one at a path. `kind` is a verb of methods: `learn`.
+    """A shipped preset by name, or the one at a path. `kind` is a verb: `learn` or `fuse`.
 
     Raises UnknownName with the nearest name, PresetError with up to 20 problems of the file.
     """
     path, file = _find(kind, name_or_path)
     try:
         document, place = read_yaml(decode(load_bytes(path, file), file), file)
-        return _Check(file, document, place).run(kind, path)
+        return _Check(file, document, place, kind).run(path)
     except SheetError as error:
         raise PresetError(error.problems, error.total) from None
 
 
 def _find(kind: str, name_or_path: str) -> tuple[Path, str]:
-    if is_path(name_or_path):
+    if sets.is_path(name_or_path):
         return registry.preset_path(name_or_path), name_or_path
     known = presets(kind)
     if name_or_path not in known:
@@ -78,31 +85,33 @@ def _find(kind: str, name_or_path: str) -> tuple[Path, str]:
 class _Check:
     """One pass over a document; problems are collected."""
 
-    def __init__(self, file: str, document: Any, place: Place) -> None:
+    def __init__(self, file: str, document: Any, place: Place, kind: str) -> None:
         self.file = file
         self.document = document
         self.place = place
+        self.kind = kind
+        self.source, self.lists, self.is_path, self.endings = LISTS[kind]
         self.problems = Problems()
 
-    def run(self, kind: str, path: Path) -> Preset:
+    def run(self, path: Path) -> Preset:
         document = self.document
         if not isinstance(document, dict):
             message = f"found {shown(document)}, expected a mapping with method and settings"
             refuse(self.file, *self.place.find(()), "bad-value", message)
-        self._keys(document, (), KEYS)
+        self._keys(document, (), ("method", self.source, "settings"))
         if "method" not in document and not self.problems.kept:
             self._say((), "missing-key", "the key method is missing: which method has these knobs")
-        method = self._method(kind)
-        pairs = self._pairs(path.parent)
+        method = self._method(self.kind)
+        source = self._source(path.parent)
         values = self._settings(method)
         self.problems.check()
-        places = {key: self._where((key,)) for key in ("method", "pairs")}
+        places = {key: self._where((key,)) for key in ("method", self.source)}
         places |= {key: self._where(("settings", key)) for key in values}
         return Preset(
             name=path.stem,
             path=self.file,
             method=method,
-            pairs=pairs,
+            source=source,
             values=values,
             places=places,
         )
@@ -134,18 +143,20 @@ class _Check:
             self._say(("method",), "bad-value", message + ", ".join(facts.facts["VERBS"]))
         return value
 
-    def _pairs(self, folder: Path) -> str:
-        value, lists = self.document.get("pairs", AUTO), (AUTO, *pair_lists())
+    def _source(self, folder: Path) -> str:
+        key, lists = self.source, (AUTO, *self.lists())
+        value = self.document.get(key, AUTO)
         if not isinstance(value, str) or isinstance(value, Number) or not value:
             what = f"{', '.join(lists)}, or a file"
-            self._say(("pairs",), "bad-value", f"pairs: found {shown(value)}, expected {what}")
+            self._say((key,), "bad-value", f"{key}: found {shown(value)}, expected {what}")
             return AUTO
-        if is_path(value):
+        if self.is_path(value):
             return str(folder / value)
         if value not in lists:
-            hint = registry.did_you_mean(value, lists) or "a file of your own ends in .yaml or .csv"
-            message = f"pairs: unknown list {shown(value)}, expected {', '.join(lists)}, or a file"
-            self._say(("pairs",), "unknown-name", message, hint)
+            own = f"a file of your own ends in {self.endings}"
+            hint = registry.did_you_mean(value, lists) or own
+            message = f"{key}: unknown list {shown(value)}, expected {', '.join(lists)}, or a file"
+            self._say((key,), "unknown-name", message, hint)
         return value
 
     def _settings(self, method: str) -> dict[str, Any]:

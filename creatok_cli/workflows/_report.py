@@ -99,7 +99,7 @@ def report(
             "word": lesson.word,
             "name": lesson.name,
             "literal": lesson.literal,
-            "id": artefact.token.id if stored else "",
+            "id": artefact.token.id if stored and artefact.token else "",
         },
         "base": {
             "name": lesson.base_label,
@@ -165,6 +165,7 @@ def write_tokens(
     folder: Path, lesson: Lesson, artefact: Artefact, writer: durable.Writer
 ) -> dict[str, str]:
     """Copies of the token and of its start, so that the folder stands alone: word -> file."""
+    assert artefact.token is not None
     found = {lesson.word: TOKEN_FILE}
     durable.replace_derived(folder, TOKEN_FILE, token_bytes(artefact.token), writer=writer)
     if artefact.initial is not None:
@@ -278,6 +279,6 @@ def draw_pictures(
     assert summary is not None
     if summary.failed:
         yield Notice(
-            level="warning", message=f"{summary.failed} pictures of the report could not be drawn"
+            level="warning", message=f"{summary.failed} pictures could not be drawn"
         )
     return summary

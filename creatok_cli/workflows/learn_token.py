@@ -9,34 +9,18 @@ Does not: print, exit, know what a method does, or let a scorer near it.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from creatok_cli import durable, registry
-from creatok_cli.domain import Event, Learning, LearnSummary, Notice, Stage
-from creatok_cli.errors import (
-    ArtefactError,
-    CreatokError,
-    InputError,
-    Interrupted,
-    MethodDiverged,
-    OutOfMemory,
-    OutputBusy,
-    StackChanged,
-)
+from creatok_cli import durable
+from creatok_cli.domain import Event, LearnSummary, Notice, Stage
+from creatok_cli.errors import CreatokError, Interrupted, MethodDiverged
 from creatok_cli.tokens.library import Entry, Library, writable
-from creatok_cli.workflows._checkpoint import (
-    Keeper,
-    State,
-    other_runs,
-    read_state,
-    state_name,
-)
+from creatok_cli.workflows._checkpoint import Keeper, state_name
+from creatok_cli.workflows._course import WHOLE, Course, Study, alone
 from creatok_cli.workflows._lesson import (
     RUN_KEY,
     LearnRequest,
@@ -49,15 +33,14 @@ from creatok_cli.workflows._lock import held
 from creatok_cli.workflows._report import is_reported, report, reportable
 
 if TYPE_CHECKING:
-    from creatok_cli.methods.base import Artefact, Step
+    from torch import Tensor
+
+    from creatok_cli.methods.base import Artefact, Brief
     from creatok_cli.tokens.token import Token
 
 __all__ = ["LearnRequest", "Lesson", "learn_token", "outline", "settle"]
 
-SPEED_WINDOW_S = 5.0
 DEAD_REASON = "nothing-to-learn"
-WHOLE = (1, 1)
-"""Learning has no shards."""
 
 
 def learn_token(request: LearnRequest) -> Iterator[Event]:
@@ -70,38 +53,7 @@ def learn_token(request: LearnRequest) -> Iterator[Event]:
     yield from _Run(request, lesson).events()
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between two recipes, in words."""
-    told = [
-        f"{key} {then.get('settings', {}).get(key)} then, {value} now"
-        for key, value in now["settings"].items()
-        if then.get("settings", {}).get(key) != value
-    ]
-    told += [f"another {key}" for key in ("method", "pairs", "base") if then.get(key) != now[key]]
-    told += [
-        f"{key} {then.get(key)} then, {now[key]} now"
-        for key in ("precision", "seed")
-        if then.get(key) != now[key]
-    ]
-    return ", ".join(told)
-
-
 # The run
-
-
-@dataclass(slots=True)
-class _Speed:
-    """Steps a second over the last seconds."""
-
-    points: list[tuple[float, int]] = field(default_factory=list)
-
-    def add(self, index: int) -> float:
-        now_s = time.monotonic()
-        self.points.append((now_s, index))
-        while len(self.points) > 2 and now_s - self.points[0][0] > SPEED_WINDOW_S:
-            self.points.pop(0)
-        since_s, first = self.points[0]
-        return (index - first) / (now_s - since_s) if now_s > since_s else 0.0
 
 
 class _Run:
@@ -132,7 +84,8 @@ class _Run:
             self.entry = None
         scratch = self.library.scratch(f"learn-{lesson.name}")
         with ExitStack() as stack:
-            notices = [stack.enter_context(self._alone(scratch))]
+            lock = alone(scratch, lesson.word, "learned", "wait, or choose another --name")
+            notices = [stack.enter_context(lock)]
             if lesson.folder is not None:
                 durable.open_root(lesson.folder, create=True)
                 notices.append(stack.enter_context(held(lesson.folder, WHOLE)))
@@ -146,148 +99,47 @@ class _Run:
         if self.error is not None and not isinstance(self.error, Interrupted):
             raise self.error
 
-    @contextmanager
-    def _alone(self, scratch: Path) -> Iterator[Notice | None]:
-        try:
-            with held(scratch, WHOLE) as notice:
-                yield notice
-        except OutputBusy as error:
-            who = str(error).partition(f"{scratch} is in use by ")[2].partition(";")[0]
-            if not who:
-                raise
-            raise OutputBusy(
-                f"{self.lesson.word} is being learned by {who}; wait, or choose another --name"
-            ) from None
-
     def _learn_and_report(self, scratch: Path) -> Iterator[Event]:
-        lesson, request = self.lesson, self.request
-        state, notice = self._state(scratch)
-        if notice is not None:
-            yield notice
-        yield Stage(name="loading", detail=lesson.base_label)
-        # Read when torch is imported: threads that spin make steps slow beside other work.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from creatok_cli.backbones.base import fixed_threads, own_threads, pick_device
-
-        device = pick_device(request.device)
-        # A light base is quickest with one thread, as when it draws.
-        threads = (lesson.facts.threads if device == "cpu" else 0) or own_threads()
-        now = stack(device, threads)
-        if state is not None and dict(state.stack) != now:
-            state = yield from self._refuse_stack(state, now)
-        keeper = Keeper(scratch, lesson.recipe, now, state)
+        study = Study(self._course(scratch), is_done=self.entry is not None)
         try:
-            with fixed_threads(threads):
-                artefact = yield from self._learn(keeper, state, device)
+            artefact = yield from study.events()
         except MethodDiverged as error:
-            keeper.flush()
             self.ended = "diverged"
-            kept = (
-                f"; the last good state, step {keeper.index}, is kept in {keeper.path}"
-                if keeper.index >= 0
-                else ""
-            )
-            self._fail(MethodDiverged(f"{error}{kept}; try a smaller --lr"))
+            self._fail(MethodDiverged(f"{error}; try a smaller --lr"))
             return
+        finally:
+            self.index = study.index
         if artefact is None:
-            keeper.flush()
             self.ended = "stopped"
             self._fail(Interrupted("stopped on request; the same command goes on"))
             return
-        yield from self._finish(artefact, keeper)
+        assert study.keeper is not None
+        yield from self._finish(artefact, study.keeper)
 
-    def _state(self, scratch: Path) -> tuple[State | None, Notice | None]:
-        """The state to go on from; with `--resume` its absence is an error."""
-        lesson, is_asked = self.lesson, self.request.resume
-        try:
-            state = read_state(scratch, lesson.run)
-        except ArtefactError as error:
-            if is_asked:
-                raise
-            return None, Notice(level="warning", message=f"{error}; learning from the start")
-        if state is not None:
-            message = f"going on after step {state.index} of an earlier run"
-            return state, Notice(level="info", message=message)
-        others = other_runs(scratch, lesson.run)
-        told = [f"{differences(other.recipe, lesson.recipe)}" for other in others]
-        if is_asked and self.entry is None:
-            raise InputError(
-                f"--resume: there is no unfinished run of {lesson.word} with these settings"
-                + (f"; there is one with other settings: {told[0]}" if told else "")
-                + "; give the same settings, or leave --resume away to begin anew"
-            )
-        return None, None
-
-    def _refuse_stack(
-        self, state: State, now: Mapping[str, str]
-    ) -> Generator[Event, None, State | None]:
-        then = state.stack
-        changed = ", ".join(
-            f"{key} {then.get(key)} then, {now.get(key)} now"
-            for key in dict.fromkeys([*then, *now])
-            if then.get(key) != now.get(key)
-        )
-        message = f"the unfinished run was begun on another stack ({changed})"
-        if self.request.resume:
-            raise StackChanged(
-                f"{message}, so it would not end with the same token; go on there, or leave "
-                "--resume away to begin anew"
-            )
-        yield Notice(level="warning", message=f"{message}: learning from the start")
-        return None
-
-    def _learn(
-        self, keeper: Keeper, state: State | None, device: str
-    ) -> Generator[Event, None, Artefact | None]:
-        """The artefact, or None if the run was asked to stop."""
-        import torch
-
-        from creatok_cli.methods.base import Brief, Feedback
-
+    def _course(self, scratch: Path) -> Course:
         lesson, request = self.lesson, self.request
-        backbone_module = registry.get("backbones", lesson.facts.backbone)
-        backbone = backbone_module.build(
-            backbone_module.Spec(), lesson.facts, device=device, dtype=request.precision
-        )
-        brief = Brief(
-            verb="learn",
-            pairs=lesson.pairs,
-            resume=state.tensors() if state else None,
-        )
-        run = lesson.module.build(lesson.spec).run(backbone, brief, seed=lesson.seed)
-        pairs = f"{len(lesson.pairs.train)} pairs of {lesson.pairs.name}"
-        yield Stage(name="learning", detail=f'{lesson.word} for "{lesson.literal}", {pairs}')
-        speed, is_stopped = _Speed(), False
-        try:
-            step = next(run)
-            while True:
-                yield from self._tell(step, keeper, speed)
-                if request.is_stopping:
-                    is_stopped = True
-                    step = run.send(Feedback(stop=True))
-                else:
-                    step = next(run)
-        except StopIteration as end:
-            artefact: Artefact = end.value
-            return None if is_stopped else artefact
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(
-                f"{device} has too little memory to learn {lesson.word}; "
-                "use another --device, or --precision bf16"
-            ) from error
-        finally:
-            run.close()
-            backbone.release("text")
 
-    def _tell(self, step: Step, keeper: Keeper, speed: _Speed) -> Iterator[Event]:
-        """One step as events, and its state to the keeper."""
-        self.index = step.index
-        if step.checkpoint is not None:
-            keeper.offer(step.index, step.checkpoint)
-        for message in step.notices:
-            yield Notice(level="warning", message=message)
-        values = {**step.values, "steps_per_second": round(speed.add(step.index), 2)}
-        yield Learning(index=step.index, total=step.total, values=values)
+        def brief(resume: Mapping[str, Tensor] | None) -> Brief:
+            from creatok_cli.methods.base import Brief
+
+            return Brief(verb="learn", pairs=lesson.pairs, resume=resume)
+
+        pairs = f"{len(lesson.pairs.train)} pairs of {lesson.pairs.name}"
+        return Course(
+            what=lesson.word,
+            doing=Stage(name="learning", detail=f'{lesson.word} for "{lesson.literal}", {pairs}'),
+            facts=lesson.facts,
+            module=lesson.module,
+            spec=lesson.spec,
+            seed=lesson.seed,
+            precision=lesson.precision,
+            device=request.device,
+            recipe=lesson.recipe,
+            scratch=scratch,
+            brief=brief,
+            resume=request.resume,
+            stop=request.stop,
+        )
 
     def _finish(self, artefact: Artefact, keeper: Keeper) -> Iterator[Event]:
         """Store, report, and drop the state when both are there."""
@@ -303,6 +155,7 @@ class _Run:
                 f"{lesson.settings.get('theta')}",
             )
         else:
+            assert artefact.token is not None
             self.entry = self.library.add(
                 artefact.token,
                 name=lesson.name,
@@ -369,13 +222,3 @@ def token_metadata(lesson: Lesson, token: Token) -> dict[str, str]:
         "modelspec.description": f"{lesson.word}, learned by {lesson.method} for the word "
         f'"{token.literal}" on {lesson.facts.name.replace(chr(92), "/").rpartition("/")[2]}',
     }
-
-
-def stack(device: str, threads: int) -> dict[str, str]:
-    """What besides the recipe decides the bytes of a token."""
-    from creatok_cli.render import device_name, stack_versions
-
-    kept = {
-        key: text for key, text in stack_versions(threads) if key not in ("diffusers", "pillow")
-    }
-    return {"device": device_name(device), **kept}

@@ -19,11 +19,22 @@ from typing import Any, BinaryIO
 from creatok_cli import config, registry
 from creatok_cli.backbones._weights import resolve
 from creatok_cli.concepts.mixes import Mix
-from creatok_cli.domain import BaseFacts, Batch, Event, Failed, Job, Plan, Rendered, Stage
+from creatok_cli.domain import (
+    BaseFacts,
+    Batch,
+    Event,
+    Failed,
+    Job,
+    Notice,
+    Plan,
+    Rendered,
+    Stage,
+)
 from creatok_cli.errors import (
     ArtefactError,
     DigestMismatch,
     InputError,
+    SheetError,
     TokenMissing,
     UnknownName,
 )
@@ -36,6 +47,8 @@ from creatok_cli.sinks.base import MetadataMode
 from creatok_cli.tokens.file import TokenHeader, read_header
 from creatok_cli.tokens.library import Library, resolve_token
 from creatok_cli.tokens.token import check_widths
+from creatok_cli.workflows._fused import Fused, Fuser
+from creatok_cli.workflows._networks import shared_network
 from creatok_cli.workflows._plan_file import group_name, planned_classes
 from creatok_cli.workflows._run import DERIVED, Drawn, Stop, Task, Watch, run
 from creatok_cli.workflows._sort import Overwrite
@@ -88,6 +101,8 @@ def sample(request: SampleRequest) -> Iterator[Event]:
     )
     facts = base_facts(sheet)
     files = token_files(sheet)
+    fused = fused_tokens(sheet, facts, files, device=request.device)
+    files |= {word: each.header for word, each in fused.items()}
     ids = {word: header.id for word, header in files.items()}
     jobs = expand(sheet, facts, ids, only=request.only, dtype=request.precision)
     check_fit(sheet, jobs, facts, files)
@@ -101,6 +116,13 @@ def sample(request: SampleRequest) -> Iterator[Event]:
         whole = make_plan(every, sheet=sheet.name, batch_class=sizes)
     if request.shard is not None:
         plan = shard(plan, *request.shard)
+    yield from (Notice(level="info", message=message) for message in sheet.notices)
+    told = dict.fromkeys(message for each in fused.values() for message in each.notices)
+    yield from (Notice(level="warning", message=message) for message in told)
+    if not (request.dry_run or request.verify):
+        # By their ids pictures can be drawn again.
+        kept = {word: Library().keep(each.data) for word, each in fused.items()}
+        files |= {word: entry.header for word, entry in kept.items()}
     drawer = Drawer(
         bases={each.digest: each for each in facts.values()},
         tokens={header.id: header.path for header in files.values()},
@@ -153,21 +175,78 @@ def base_facts(sheet: Sheet) -> dict[str, BaseFacts]:
 
 
 def token_files(sheet: Sheet) -> dict[str, TokenHeader]:
-    """The verified header of every declared token, by word; headers only, without torch.
+    """The verified header of every token that is declared by a name or file, by word; headers only,
+    without torch.
 
     Raises TokenMissing, Refused or DigestMismatch, at the line of the declaration.
     """
     found: dict[str, TokenHeader] = {}
     for word, name in sheet.tokens.items():
         if isinstance(name, Mix):
-            raise InputError(
-                f"{declared_at(sheet, word)}: token {word} is a mix: fuse {name} first"
-            )
+            continue
         try:
             found[word] = read_header(resolve_token(name, sheet.folder))
         except ArtefactError as error:
             raise type(error)(f"{declared_at(sheet, word)}: token {word}: {error}") from error
     return found
+
+
+def fused_tokens(
+    sheet: Sheet,
+    facts: Mapping[str, BaseFacts],
+    files: Mapping[str, TokenHeader],
+    *,
+    device: str,
+) -> dict[str, Fused]:
+    """The tokens that are declared as mixes, by word, made by the network of their base.
+
+    No torch, unless a phrase is new. Raises InputError or ArtefactError, at the line of the
+    declaration.
+    """
+    mixes = {word: mix for word, mix in sheet.tokens.items() if isinstance(mix, Mix)}
+    bases = mix_bases(sheet, facts, files, mixes) if mixes else {}
+    fusers: dict[str, Fuser] = {}
+    found: dict[str, Fused] = {}
+    for word, mix in mixes.items():
+        base = bases[word]
+        begin = f"{declared_at(sheet, word)}: token {word}"
+        try:
+            if base.digest not in fusers:
+                fusers[base.digest] = Fuser(shared_network(base), base, device)
+                of_base = [each for other, each in mixes.items() if bases[other] == base]
+                fusers[base.digest].prepare(of_base)
+            found[word] = fusers[base.digest].fuse(mix, word=word)
+        except SheetError:
+            raise  # a fault of the preset, which says its place
+        except (InputError, ArtefactError) as error:
+            raise type(error)(f"{begin}: {error}") from error
+    return found
+
+
+def mix_bases(
+    sheet: Sheet,
+    facts: Mapping[str, BaseFacts],
+    files: Mapping[str, TokenHeader],
+    mixes: Iterable[str],
+) -> dict[str, BaseFacts]:
+    """The one base that draws each fused word. Raises InputError where several do."""
+    known = {each.digest: each for each in facts.values()}
+    if len(known) == 1:
+        return dict.fromkeys(mixes, next(iter(known.values())))
+    ids = {word: header.id for word, header in files.items()}
+    uses: dict[str, dict[str, None]] = {word: {} for word in mixes}
+    for job in expand(sheet, facts, {**dict.fromkeys(mixes, "fused"), **ids}):
+        for word, _ in job.tokens:
+            uses.get(word, {})[job.base_digest] = None
+    for word, digests in uses.items():
+        if len(digests) > 1:
+            names = " and ".join(known[digest].name for digest in digests)
+            raise InputError(
+                f"{declared_at(sheet, word)}: token {word} is a mix, which becomes another token "
+                f"on every base, but {names} draw it: declare a word for each"
+            )
+    first = next(iter(known))
+    return {word: known[next(iter(digests), first)] for word, digests in uses.items()}
 
 
 def declared_at(sheet: Sheet, word: str) -> str:

@@ -125,7 +125,7 @@ def test_the_first_sheet_shows_everything_in_few_pictures() -> None:
 
 def lists_of(name: str) -> tuple[str, ...]:
     """The pair lists that a learn preset may meet."""
-    pairs = load_preset("learn", name).pairs
+    pairs = load_preset("learn", name).source
     return ("bestiary", "real-world") if pairs == "auto" else (pairs,)
 
 

@@ -28,7 +28,7 @@ def test_a_preset_of_ones_own(tmp_path: Path) -> None:
     assert preset.name == "own"
     assert preset.path == path
     assert preset.method == "cretok"
-    assert preset.pairs == "auto"
+    assert preset.source == "auto"
     assert preset.values == {"steps": "100", "theta": "rel:0.5", "encoders": ["clip_l"]}
     assert preset.places == {
         "method": f"{path}:1:9",
@@ -41,13 +41,13 @@ def test_a_preset_of_ones_own(tmp_path: Path) -> None:
 
 def test_pairs_and_settings_may_be_left_out(tmp_path: Path) -> None:
     preset = load_preset("learn", write(tmp_path, "method: cretok\n"))
-    assert (preset.pairs, preset.values) == ("auto", {})
+    assert (preset.source, preset.values) == ("auto", {})
 
 
 @pytest.mark.parametrize("pairs", ["own.csv", "lists/own.yaml", "../own.yml"])
 def test_a_file_of_pairs_is_found_beside_the_preset(pairs: str, tmp_path: Path) -> None:
     preset = load_preset("learn", write(tmp_path, f"method: cretok\npairs: {pairs}\n"))
-    assert Path(preset.pairs) == tmp_path / pairs
+    assert Path(preset.source) == tmp_path / pairs
 
 
 def test_shipped_presets_are_found_by_name_and_by_path(

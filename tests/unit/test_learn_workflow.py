@@ -242,7 +242,7 @@ def test_resume_with_other_settings_says_what_differs() -> None:
 def test_resume_on_another_stack_is_refused_or_begins_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from creatok_cli.workflows import learn_token as module
+    from creatok_cli.workflows import _course as module
 
     whole, _, _ = finish(learn_token(asked()))
     expected = Path(whole.path).read_bytes()
@@ -320,6 +320,7 @@ def test_states_are_written_at_most_every_two_seconds(monkeypatch: pytest.Monkey
         plain(*words, **named)
 
     monkeypatch.setattr(_checkpoint.durable, "replace_derived", watched)
+    monkeypatch.setattr(_checkpoint, "SHARE", 1.0)  # this clock also ticks while states are written
     folder = Library().scratch("x")
     import torch
 
@@ -331,6 +332,24 @@ def test_states_are_written_at_most_every_two_seconds(monkeypatch: pytest.Monkey
     state = read_state(folder, _checkpoint.run_digest({"a": 1}))
     assert state is not None
     assert int(state.tensors()["index"]) == state.index == 49
+
+
+def test_writing_large_states_takes_a_fiftieth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    now_s, written = 0.0, 0
+    monkeypatch.setattr(_checkpoint.time, "monotonic", lambda: now_s)
+
+    def slow(*words: Any, **named: Any) -> None:
+        nonlocal now_s, written
+        now_s, written = now_s + 0.5, written + 1
+
+    monkeypatch.setattr(_checkpoint.durable, "replace_derived", slow)
+    keeper = _checkpoint.Keeper(Library().scratch("x"), {"a": 1}, {}, None)
+    for index in range(2_000):
+        keeper.offer(index, {"index": torch.tensor(index)})
+        now_s += 0.1
+    assert 5 <= written <= 9  # of half a second each, in 200 seconds
 
 
 def no_pictures(request: Any) -> Iterator[Event]:
