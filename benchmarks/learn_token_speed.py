@@ -31,7 +31,8 @@ from creatok_cli.backbones import bestiary
 from creatok_cli.backbones._clip import ClipTower, ClipWords
 from creatok_cli.concepts.sets import load_pairs
 from creatok_cli.methods._ascent import Ascent, Climb, Draws, Goal, Pace
-from creatok_cli.methods._cretok import phrases, unit
+from creatok_cli.methods._cretok import phrases
+from creatok_cli.methods._units import unit
 from creatok_cli.methods.cretok import Spec
 
 SIZES = {

@@ -26,6 +26,7 @@ from creatok_cli.concepts.sets import PairList
 from creatok_cli.errors import InputError, MethodDiverged, UnknownName
 from creatok_cli.methods._ascent import Ascent, Climb, Draws, Goal, Pace
 from creatok_cli.methods._capped import QUANTILES, Baseline, Cap, choose_cap, measure
+from creatok_cli.methods._units import unit_rows
 from creatok_cli.methods.base import Artefact, Brief, Run, Step
 from creatok_cli.registry import did_you_mean
 from creatok_cli.seeds import generator
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 REPORT_STEPS = 50
 """A Step is yielded this often, or 200 times in a run, whichever is more often."""
-CHUNK = 8
-"""Phrases that are encoded together."""
 NEIGHBOURS = 5
 MAX_LENGTHS = 1000
 """So many vocabulary lengths mean divergence (set by eye)."""
@@ -395,21 +394,6 @@ def _filled(template: str, pairs: PairList, values: Mapping[str, str]) -> str:
         ) from None
     except (ValueError, IndexError, AttributeError) as error:
         raise InputError(f"template {template!r} cannot be filled: {error}") from None
-
-
-def unit_rows(text: TextSide, prompts: Sequence[str]) -> dict[str, Tensor]:
-    """Unit pooled embeddings [m d'] f32 per encoder."""
-    parts: dict[str, list[Tensor]] = {}
-    with torch.no_grad():
-        for start in range(0, len(prompts), CHUNK):
-            for name, states in text.pooled(prompts[start : start + CHUNK], ()).items():
-                parts.setdefault(name, []).append(unit(states))
-    return {name: torch.cat(states) for name, states in parts.items()}
-
-
-def unit(states: Tensor) -> Tensor:
-    """Rows of length 1, f32."""
-    return functional.normalize(states.float(), dim=-1)
 
 
 def _choose_encoders(asked: Sequence[str], text: TextSide) -> tuple[str, ...]:

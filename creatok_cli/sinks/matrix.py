@@ -224,7 +224,7 @@ def row_label(job: Job) -> str:
         return readable(" + ".join(value for _, value in job.labels))
     text = job.prompt
     for word in (*(word for word, _ in job.tokens), *job.row.split("/")):
-        if word:
+        if word and ELLIPSIS not in word:
             text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", ELLIPSIS, text)
     return readable(text)
 

@@ -293,9 +293,10 @@ def check_names(order: Order, *, replace: bool) -> None:
         mix = [[one.name, one.weight] for one in found]
         if entry is not None and entry.header.recipe.get("mix") != mix:
             begin = f"{wish.where}: " if wish.where else ""
+            advice = "another name" if wish.where else "another --name"
             raise InputError(
                 f"{begin}the token library has another token {name} (stored {entry.added[:10]}); "
-                "choose another --name, or --replace it"
+                f"choose {advice}, or --replace it"
             )
 
 

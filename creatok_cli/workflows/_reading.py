@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from creatok_cli import durable
 from creatok_cli.domain import Labels
-from creatok_cli.errors import InputError
+from creatok_cli.errors import ArtefactError, InputError
 from creatok_cli.sinks import manifest
 from creatok_cli.sinks._metadata import MAX_FILE, MAX_PIXELS
 from creatok_cli.tokens.file import TokenHeader
@@ -61,32 +61,27 @@ def _kl(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def target_of(
-    mix: Sequence[tuple[str, float]],
-    header_of: Callable[[str], TokenHeader],
-    depth: int = DEPTH,
+    recipe: Mapping[str, Any], header_of: Callable[[str], TokenHeader], depth: int = DEPTH
 ) -> dict[str, float] | None:
-    """The weights of classes and phrases that a mix comes to; None where a token of it was not
-    fused, but learned otherwise.
+    """The weights of classes and phrases that a fused token comes to, by its recipe; None where it
+    was not fused of these alone. `header_of` finds tokens by their ids.
     """
     found: dict[str, float] = {}
-    for name, weight in mix:
-        inner: Mapping[str, float] | None = {name: 1.0}
-        if name.startswith("<"):
-            said = header_of(name).recipe.get("mix")
-            inner = target_of(_pairs(said), header_of, depth - 1) if said and depth else None
-        if inner is None:
-            return None
-        for each, share in inner.items():
-            found[each] = found.get(each, 0.0) + weight * share
-    return found
-
-
-def _pairs(said: Any) -> list[tuple[str, float]]:
-    """The mix of a recipe; recipes come from files and may say anything."""
     try:
-        return [(str(name), float(weight)) for name, weight in said]
-    except (TypeError, ValueError):
-        return [("<>", 1.0)]
+        mix = [(str(name), float(weight)) for name, weight in recipe["mix"]]
+        parents = iter([str(identity) for identity in recipe["parents"]])
+        for name, weight in mix:
+            inner: Mapping[str, float] | None = {name: 1.0}
+            if name.startswith("<"):
+                header = header_of(next(parents))
+                inner = target_of(header.recipe, header_of, depth - 1) if depth else None
+            if inner is None:
+                return None
+            for each, share in inner.items():
+                found[each] = found.get(each, 0.0) + weight * share
+    except (KeyError, TypeError, ValueError, StopIteration, ArtefactError):
+        return None  # recipes come from files and may say anything
+    return found
 
 
 def mix_of(labels: Labels) -> tuple[list[tuple[str, float]], str]:

@@ -323,7 +323,9 @@ class _Run:
             name=made.entry.name if made.entry else "",
             id=fused.header.id,
             mix=fused.mix,
-            target=target_of(fused.mix, lambda word: self.library.find(word.strip("<>")).header),
+            target=target_of(
+                fused.header.recipe, lambda identity: self.library.find(identity).header
+            ),
         )
 
     def _summary(self) -> FuseSummary:

@@ -160,11 +160,15 @@ def test_the_changelog_knows_this_version() -> None:
     assert kinds <= {"Added", "Changed", "Deprecated", "Fixed", "Removed", "Security", "Pixels"}
 
 
+SHEETS = ("my-sheet.yaml", "learned.yaml", "hoglet.yaml")
+"""Names of README's YAML blocks."""
+
+
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with README's sheets in it, in which its commands run one after the other."""
     folder = tmp_path_factory.mktemp("studio")
-    for name, sheet in zip(("my-sheet.yaml", "learned.yaml"), blocks("yaml"), strict=True):
+    for name, sheet in zip(SHEETS, blocks("yaml"), strict=True):
         (folder / name).write_text(sheet, encoding="utf-8")
     return folder
 

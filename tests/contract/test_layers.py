@@ -55,7 +55,7 @@ ROWS = (
     Row("concepts*", own=("concepts*",), libraries=("yaml",)),
     Row(
         "plan*",
-        own=("plan*",),
+        own=("plan*", "concepts.mixes", "concepts._check"),
         libraries=("yaml", "pydantic", "pydantic_core"),
         libraries_inside=("jinja2",),
     ),
@@ -83,6 +83,11 @@ ROWS = (
     Row(
         "methods._cretok",
         own=("tokens*", "concepts*", "backbones.base", "methods.cretok"),
+        libraries=("torch",),
+    ),
+    Row(
+        "methods._distok",
+        own=("tokens*", "concepts*", "backbones.base", "methods.distok"),
         libraries=("torch",),
     ),
     Row(
@@ -120,7 +125,7 @@ ROWS = (
             *("tokens*", "backbones.base", "backbones._*", "workflows*"),
         ),
         libraries=("filelock",),
-        libraries_inside=("torch", "safetensors", "matplotlib"),
+        libraries_inside=("torch", "safetensors", "matplotlib", "PIL"),
     ),
     Row(
         "cli*",
