@@ -442,7 +442,7 @@ class _Study:
         while first == second:
             second = self._concept(dice)
         if first[0] == second[0] == "class":
-            return self._mix_of_classes(dice, first[1], second[1])
+            return self._mix_of_classes(first[1], second[1])
         rows, words, tokens = [], [], []
         for place, (kind, at) in enumerate((first, second)):
             if kind == "class":
@@ -455,31 +455,17 @@ class _Study:
         prompt = self.spec.restrictive.replace("{a}", words[0]).replace("{b}", words[1])
         return _Sample(0, (rows[0] + rows[1]) / 2, self._goal(prompt, tokens), None)
 
-    def _mix_of_classes(self, dice: random.Random, a: int, b: int) -> _Sample:
-        """Half and half, or unevenly: then `a` is the heavier one."""
-        spec = self.spec
-        weight, way = 0.5, 1.0
-        if dice.random() < spec.uneven:
-            weight = dice.random() / 2
-            way = (2 * weight) ** spec.curve
-        mixed = (1 - weight) * self.maps.rows[a] + weight * self.maps.rows[b]
+    def _mix_of_classes(self, a: int, b: int) -> _Sample:
         low, high = (min(a, b), max(a, b)) if self._is_ordered else (a, b)
         if (low, high) not in self.pairs:
             self.pairs[low, high] = self._goal(self._restrictive(low, high), ())
-        goals = {
-            name: functional.normalize(
-                (1 - way) * self.singles[name][a] + way * self.pairs[low, high][name], dim=-1
-            )
-            for name in self.encoders
-        }
-        alone = self._written_as([a] * spec.vectors)
-        if spec.vectors == 1:
-            pair = (self._written_as([a]) + self._written_as([b])) / 2
+        count = self.spec.vectors
+        if count == 1:
+            known = (self._written_as([low]) + self._written_as([high])) / 2
         else:
-            pair = self._written_as(
-                [low if at < spec.vectors / 2 else high for at in range(spec.vectors)]
-            )
-        return _Sample(0, mixed, goals, (1 - way) * alone + way * pair)
+            known = self._written_as([low if at < count / 2 else high for at in range(count)])
+        mixed = (self.maps.rows[a] + self.maps.rows[b]) / 2
+        return _Sample(0, mixed, self.pairs[low, high], known)
 
     def _concept(self, dice: random.Random) -> tuple[str, int]:
         if len(self.pool) and dice.random() < self.spec.novel_pairs:

@@ -77,13 +77,6 @@ class Spec:
     """Weight of the distance in row space to a known answer (a class, a pair, a pool entry): the
     pooled embedding alone does not tell a base that reads single words what to draw.
     """
-    uneven: float = 0.0
-    """Share of the pairs of classes that are mixed unevenly. Their answer lies between that of the
-    heavier class and that of the pair (ours: the paper leaves the way from a class to a pair to
-    the pool).
-    """
-    curve: float = 1.0
-    """How far: (2 w) ** curve of the way for the lighter weight w, from 0 to .5."""
     novel: float = 0.5
     """Share of pool entries, where there are any, among the samples of consistency."""
     novel_pairs: float = 0.25
@@ -122,8 +115,7 @@ class Spec:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be from {low:,} to {high:,}")
         for name, top in (
-            *(("mixing", 1.0), ("uneven", 1.0), ("novel", 1.0), ("novel_pairs", 1.0)),
-            *(("tau", 1.0), ("curve", 10.0)),
+            *(("mixing", 1.0), ("novel", 1.0), ("novel_pairs", 1.0), ("tau", 1.0)),
             *(("alpha", 1e3), ("beta", 1e3), ("gamma", 1e3), ("unit_variance", 1e3)),
             *(("place", 1e3), ("spread", 1e4), ("agreement", 1.0)),
         ):

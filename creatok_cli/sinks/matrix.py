@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image, ImageDraw
 
@@ -50,7 +50,9 @@ from creatok_cli.sinks._page import (
 from creatok_cli.sinks.base import Output
 
 NAME = "contact-sheet-matrix.png"
-LAYOUT = 2
+LAYOUT = 3
+WIDE_PX = 2400
+"""Pages wider than this are hard to look at: then the pictures of a cell go down, too."""
 """Rises with the look, so that an old page is drawn again."""
 DIGEST_KEYWORD = "creatok-matrix"
 TILE_GAP, CELL_GAP, ROW_GAP = 4, 22, 12
@@ -151,6 +153,7 @@ class Table:
         tiles = [tile_size(spec, picture.job.size_px) for picture in shown]
         tile = max(w for w, _ in tiles), max(h for _, h in tiles)
         columns = [column_of(name, found, sections) for name, found in by_column.items()]
+        columns = list(narrowed(columns, tile, min(WIDE_PX, spec.content_width_px)))
         kept = list(fitting(columns, tile, spec.content_width_px))
         missing = len(columns) - len(kept)
         names = [column.name for column in kept]
@@ -162,7 +165,8 @@ class Table:
                 Row(label=label, cells=tuple(tuple(cells.get(name, ())) for name in names))
                 for label, cells in rows.items()
             )
-        most = max(1, (spec.page_height_px - 400) // (tile[1] + ROW_GAP))
+        tallest = max(lines_of(row, kept) for row in lines)
+        most = max(1, (spec.page_height_px - 400) // (tallest * (tile[1] + TILE_GAP) + ROW_GAP))
         left = [counted(missing, "column")] if missing else []
         left += [counted(len(lines) - most, "row")] if len(lines) > most else []
         bases = dict.fromkeys(
@@ -255,6 +259,24 @@ def width_of(column: Column, tile: tuple[int, int]) -> int:
     return column.across * (tile[0] + TILE_GAP) - TILE_GAP
 
 
+def narrowed(columns: Sequence[Column], tile: tuple[int, int], width: int) -> Iterator[Column]:
+    """The columns with as many pictures across as the width allows, the same number for all."""
+    most = max(column.across for column in columns)
+    while most > 1:
+        cut = [replace(column, across=min(column.across, most)) for column in columns]
+        if LABEL_PX + sum(CELL_GAP + width_of(column, tile) for column in cut) <= width:
+            break
+        most -= 1
+    for column in columns:
+        yield replace(column, across=min(column.across, most))
+
+
+def lines_of(row: Row, columns: Sequence[Column]) -> int:
+    """Lines of pictures in a row."""
+    cells = zip(row.cells, columns, strict=False)
+    return max((-(-len(cell) // column.across) for cell, column in cells), default=1) or 1
+
+
 def fitting(columns: Sequence[Column], tile: tuple[int, int], width: int) -> Iterator[Column]:
     """As many columns as fit, at least one."""
     used = LABEL_PX
@@ -280,7 +302,7 @@ def draw_page(out: Output, table: Table) -> tuple[Image.Image, bool]:
     title_height = MARGIN + TITLE_PX + 14 + line_height(CAPTION_PX) + 22
     head_height = line_height(ENTRY_PX) + table.head_lines * line_height(PROMPT_PX) + 16
     height = title_height + head_height + foot_height() + 12
-    height += sum(row_height(row, table.tile) for row in table.rows)
+    height += sum(row_height(row, table) for row in table.rows)
     image = Image.new("RGB", (width, height), BACKGROUND)
     pen = ImageDraw.Draw(image)
     room = width - 2 * MARGIN
@@ -299,15 +321,18 @@ def draw_page(out: Output, table: Table) -> tuple[Image.Image, bool]:
         else:
             pen.line([(MARGIN, y + 8), (width - MARGIN, y + 8)], fill=RULE, width=1)
             put(pen, (MARGIN, y + 20), row.label, ENTRY_PX, ACCENT, room)
-        y += row_height(row, table.tile)
+        y += row_height(row, table)
     foot = f"made with creatok {__version__}, an AI system"
     foot += f"; base {table.origin}" if table.origin else ""
     put(pen, (MARGIN, height - MARGIN - 4), foot, CAPTION_PX, MUTED, room)
     return image, is_whole
 
 
-def row_height(row: Row, tile: tuple[int, int]) -> int:
-    return tile[1] + ROW_GAP if row.cells else ENTRY_PX + 40
+def row_height(row: Row, table: Table) -> int:
+    if not row.cells:
+        return ENTRY_PX + 40
+    lines = lines_of(row, table.columns)
+    return lines * (table.tile[1] + TILE_GAP) - TILE_GAP + ROW_GAP
 
 
 def draw_head(
@@ -334,19 +359,21 @@ def draw_row(
     """Label and cells of one row; False if a finished picture could not be shown."""
     width, height = table.tile
     lines = wrap(row.label, LABEL_PX, 3)
-    text_y = y + (height - len(lines) * line_height(PROMPT_PX)) // 2
+    room = row_height(row, table) - ROW_GAP
+    text_y = y + (room - len(lines) * line_height(PROMPT_PX)) // 2
     for line in lines:
         put(pen, (MARGIN, text_y), line, PROMPT_PX, TEXT, LABEL_PX)
         text_y += line_height(PROMPT_PX)
     is_whole = True
-    for left, cell in zip(lefts, row.cells, strict=True):
+    for left, cell, column in zip(lefts, row.cells, table.columns, strict=True):
         for offset, picture in enumerate(cell):
-            at = left + offset * (width + TILE_GAP), y
+            down, across = divmod(offset, column.across)
+            at = left + across * (width + TILE_GAP), y + down * (height + TILE_GAP)
             is_done = picture.line.status == "done"
             own = tile_size(table.spec, picture.job.size_px)
             shown = load_tile(out, picture, own) if is_done else None
             if shown is not None:
-                image.paste(shown, (at[0] + (width - own[0]) // 2, y + (height - own[1]) // 2))
+                image.paste(shown, (at[0] + (width - own[0]) // 2, at[1] + (height - own[1]) // 2))
                 continue
             corner = (at[0] + width - 1, at[1] + height - 1)
             pen.rectangle((at, corner), fill=TILE_GROUND, outline=FAULT)

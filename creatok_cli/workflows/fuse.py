@@ -24,7 +24,7 @@ from creatok_cli.tokens.file import read_raw
 from creatok_cli.tokens.library import Entry, Library, writable
 from creatok_cli.tokens.network import Network
 from creatok_cli.workflows._course import label
-from creatok_cli.workflows._fused import Fused, Fuser
+from creatok_cli.workflows._fused import Fused, Fuser, percent
 from creatok_cli.workflows._labeler import choose_labeler
 from creatok_cli.workflows._lesson import stored
 from creatok_cli.workflows._lock import held
@@ -236,7 +236,7 @@ class _Run:
         children = [
             Cell(
                 subject=made.fused.word,
-                column=made.wish.column or made.fused.word,
+                column=made.wish.column or self._column(made),
                 section=made.wish.section,
             )
             for made in self.made
@@ -256,6 +256,12 @@ class _Run:
             return cells
         parents = [one.name for made in self.made for one in made.fused.ingredients[:PARENTS]]
         return [*children, *map(alone, dict.fromkeys(parents))]
+
+    def _column(self, made: Made) -> str:
+        """The mix itself on a sweep, where every name would be the same."""
+        if not isinstance(self.order.table, Sweep):
+            return made.fused.word
+        return " ".join(f"{one.name} {percent(one.weight)}" for one in made.fused.ingredients)
 
     def _parents(self, cells: Sequence[Cell]) -> list[tuple[str, str]]:
         """(word, path) of the tokens of the library that are shown as they are."""

@@ -130,9 +130,26 @@ def test_nothing_overlaps_or_leaves_the_page(
 def test_what_does_not_fit_is_counted(tmp_path: Path) -> None:
     whole = compared()
     finish(run_of(tmp_path, whole))
-    small = table_of(tmp_path, whole, content_width_px=500, page_height_px=700)
-    assert (len(small.columns), len(small.rows)) == (1, 2)
-    assert small.left_out == "1 column and 3 rows"
+    small = table_of(tmp_path, whole, content_width_px=400, page_height_px=850)
+    assert (len(small.columns), len(small.rows)) == (1, 1)
+    assert small.left_out == "1 column and 4 rows"
+
+
+def test_the_pictures_of_a_cell_go_down_where_the_page_would_be_too_wide(tmp_path: Path) -> None:
+    whole = compared(seeds=5)
+    finish(run_of(tmp_path, whole))
+    wide = table_of(tmp_path, whole)
+    assert [column.across for column in wide.columns] == [5, 5]
+    narrow = table_of(tmp_path, whole, content_width_px=800)
+    assert [column.across for column in narrow.columns] == [2, 2]
+    row = next(row for row in narrow.rows if row.cells)
+    assert matrix.lines_of(row, narrow.columns) == 3
+    out: Any = type("Out", (), {"folder": tmp_path})
+    image, is_whole = draw_page(out, narrow)
+    assert is_whole
+    assert image.height > draw_page(out, wide)[0].height
+    shown = {colour for _, colour in image.convert("RGB").getcolors(1 << 24) or ()}
+    assert all(picture(each).getpixel((8, 8)) in shown for each in whole.jobs)
 
 
 def test_an_unchanged_page_is_not_drawn_again_and_a_change_is(
