@@ -2,8 +2,8 @@
 
     python benchmarks/pictures.py
 
-Runs three presets on the bestiary and takes the picture of the proof of `learn-token` that
-benchmarks/cretok.py has left; writes presets/pictures/*.png.
+Runs three presets and a sweep on the bestiary, and takes the picture of the proof of `learn-token`
+that benchmarks/cretok.py has left; writes presets/pictures/*.png.
 
 Does not: choose pictures; what the first seed gives is what is shown.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from creatok_cli.domain import Summary
+from creatok_cli.domain import FuseSummary, Summary
+from creatok_cli.workflows.fuse import FuseRequest, fuse
 from creatok_cli.workflows.sample import SampleRequest, sample
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +27,7 @@ PICTURES = {
     "hybrids": ("hybrids", None, ("count=1",)),
 }
 """Picture -> (preset, jobs, settings)."""
+SWEEP = "pig..snake:7"
 RESULTS = {"learn-token": "cretok-paired.png"}
 """Picture -> what a benchmark has drawn."""
 
@@ -43,6 +45,11 @@ def main() -> None:
                 if isinstance(event, Summary) and event.code:
                     raise SystemExit(f"{preset}: {event}")
             keep(Path(folder) / "contact-sheet.png", name)
+    with tempfile.TemporaryDirectory() as folder:
+        for event in fuse(FuseRequest(sweep=SWEEP, out=Path(folder))):
+            if isinstance(event, FuseSummary) and event.code:
+                raise SystemExit(f"{SWEEP}: {event}")
+        keep(Path(folder) / "pictures" / "contact-sheet-matrix.png", "fuse")
     for name, result in RESULTS.items():
         keep(ROOT / "benchmarks" / "results" / result, name)
 

@@ -258,10 +258,12 @@ class _Run:
         return [*children, *map(alone, dict.fromkeys(parents))]
 
     def _column(self, made: Made) -> str:
-        """The mix itself on a sweep, where every name would be the same."""
-        if not isinstance(self.order.table, Sweep):
+        """On a sweep the shares of its ends: names would be cut off."""
+        table = self.order.table
+        if not isinstance(table, Sweep):
             return made.fused.word
-        return " ".join(f"{one.name} {percent(one.weight)}" for one in made.fused.ingredients)
+        shares = dict(made.wish.mix.weights)
+        return ":".join(percent(shares.get(end, 0.0)) for end in table.ends)
 
     def _parents(self, cells: Sequence[Cell]) -> list[tuple[str, str]]:
         """(word, path) of the tokens of the library that are shown as they are."""
