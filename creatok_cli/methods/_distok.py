@@ -698,6 +698,7 @@ class _Study:
                 "name": self.classes.name,
                 "digest": self.classes.digest,
                 "names": list(self.classes.classes),
+                "question": self.classes.question,
             },
             "caps": {"e1": dict(self.e1), "e2": dict(self.e2)},
             "precision": str(table.dtype).removeprefix("torch."),

@@ -73,6 +73,9 @@ def test_the_wheel_holds_what_runs_and_nothing_else(wheel: Path) -> None:
         assert f"creatok_cli/presets/{path.relative_to(ROOT / 'presets').as_posix()}" in names
     for path in (ROOT / "creatok_cli").rglob("*.py"):
         assert path.relative_to(ROOT).as_posix() in names
+    for path in (ROOT / "creatok_cli" / "concepts").rglob("*.yaml"):
+        assert path.relative_to(ROOT).as_posix() in names
+    assert "creatok_cli/backbones/bestiary/weights/networks/distok.safetensors" in names
     assert "creatok_cli/plan/sheet.schema.json" in names
     assert "creatok_cli/backbones/bestiary/weights/model_index.json" in names
     top = {name.split("/")[0] for name in names}
