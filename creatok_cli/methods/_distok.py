@@ -379,7 +379,7 @@ class _Study:
         if not math.isfinite(value):
             raise MethodDiverged(f"step {self.index}: the loss is not finite; lower --set lr=")
         self._note("loss", value)
-        for kind, name in enumerate(("cos/mix", "cos/class", "cos/pool")):
+        for kind, name in enumerate(("cosine to mixes", "cosine to classes", "cosine to finds")):
             chosen = cosines[kinds == kind]
             if len(chosen):
                 self._note(name, float(chosen.mean()))
@@ -428,7 +428,7 @@ class _Study:
     def _sample(self, dice: random.Random) -> _Sample:
         if dice.random() < self.spec.mixing:
             return self._mix(dice)
-        if len(self.pool) and dice.random() < self.spec.novel:
+        if self._is_novel_turn(dice, self.spec.novel):
             at = dice.randrange(len(self.pool))
             mixed = self.pool.shares[at] @ self.maps.rows
             return _Sample(2, mixed, self.pool.embedded[at], self.pool.known[at])
@@ -467,8 +467,12 @@ class _Study:
         mixed = (self.maps.rows[a] + self.maps.rows[b]) / 2
         return _Sample(0, mixed, self.pairs[low, high], known)
 
+    def _is_novel_turn(self, dice: random.Random, share: float) -> bool:
+        """Draws nothing where the answer is known, so that an unused pool changes no sample."""
+        return share > 0 and len(self.pool) > 0 and dice.random() < share
+
     def _concept(self, dice: random.Random) -> tuple[str, int]:
-        if len(self.pool) and dice.random() < self.spec.novel_pairs:
+        if self._is_novel_turn(dice, self.spec.novel_pairs):
             return "pool", dice.randrange(len(self.pool))
         return "class", dice.randrange(len(self.classes.classes))
 

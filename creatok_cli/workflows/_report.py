@@ -278,7 +278,5 @@ def draw_pictures(
             yield event
     assert summary is not None
     if summary.failed:
-        yield Notice(
-            level="warning", message=f"{summary.failed} pictures could not be drawn"
-        )
+        yield Notice(level="warning", message=f"{summary.failed} pictures could not be drawn")
     return summary
