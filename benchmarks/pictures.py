@@ -2,8 +2,8 @@
 
     python benchmarks/pictures.py
 
-Runs three presets and a sweep on the bestiary, and takes the picture of the proof of `learn-token`
-that benchmarks/cretok.py has left; writes presets/pictures/*.png.
+Runs three presets, a sweep and a grid on the bestiary, and takes the picture of the proof of
+`learn-token` that benchmarks/cretok.py has left; writes presets/pictures/*.png.
 
 Does not: choose pictures; what the first seed gives is what is shown.
 """
@@ -11,6 +11,7 @@ Does not: choose pictures; what the first seed gives is what is shown.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -27,7 +28,11 @@ PICTURES = {
     "hybrids": ("hybrids", None, ("count=1",)),
 }
 """Picture -> (preset, jobs, settings)."""
-SWEEP = "pig..snake:7"
+FUSED = {
+    "fuse": FuseRequest(sweep="pig..snake:7"),
+    "fuse-grid": FuseRequest(grid="pig,snake x sheep,bee"),
+}
+"""Picture -> what is fused."""
 RESULTS = {"learn-token": "cretok-paired.png"}
 """Picture -> what a benchmark has drawn."""
 
@@ -45,11 +50,12 @@ def main() -> None:
                 if isinstance(event, Summary) and event.code:
                     raise SystemExit(f"{preset}: {event}")
             keep(Path(folder) / "contact-sheet.png", name)
-    with tempfile.TemporaryDirectory() as folder:
-        for event in fuse(FuseRequest(sweep=SWEEP, out=Path(folder))):
-            if isinstance(event, FuseSummary) and event.code:
-                raise SystemExit(f"{SWEEP}: {event}")
-        keep(Path(folder) / "pictures" / "contact-sheet-matrix.png", "fuse")
+    for name, request in FUSED.items():
+        with tempfile.TemporaryDirectory() as folder:
+            for event in fuse(replace(request, out=Path(folder))):
+                if isinstance(event, FuseSummary) and event.code:
+                    raise SystemExit(f"{name}: {event}")
+            keep(Path(folder) / "pictures" / "contact-sheet-matrix.png", name)
     for name, result in RESULTS.items():
         keep(ROOT / "benchmarks" / "results" / result, name)
 
