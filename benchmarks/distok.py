@@ -427,20 +427,26 @@ def reuse(tokens: Tokens, studio: Studio, reader: Reader, seeds: int) -> dict[st
     network = tokens.network(CLAIM)
     prompts = [f"{style} {{}}" for style in STYLE_TEXTS]
     prompts += [f"a photo of a {{}} {place}" for place in PLACES]
-    moved: dict[str, list[float]] = {"token": [], "class": []}
+    subjects: list[tuple[str, str, Token | None, Test]] = []
     for at, test in enumerate(random_tests(6)):
         token = tokens.fused(network, test.mix, f"<r{at}>")
-        for kind, word, used in (("token", token.word, token), ("class", test.names[0], None)):
-            means = []
-            for prompt in prompts:
-                asks = [
-                    Ask(prompt=prompt.format(word), seed=s, parents=test.names, token=used)
-                    for s in range(seeds)
-                ]
-                rows = reader.weights([p.image for p in studio.draw(asks, f"reuse {kind}")])
-                means.append({n: statistics.fmean(row[n] for row in rows) for n in NAMES})
-            middle = {n: statistics.fmean(mean[n] for mean in means) for n in NAMES}
-            moved[kind].append(statistics.fmean(jsd(mean, middle) for mean in means))
+        subjects += [("token", token.word, token, test), ("class", test.names[0], None, test)]
+    asks = [
+        Ask(prompt=prompt.format(word), seed=seed, parents=test.names, token=token)
+        for _, word, token, test in subjects
+        for prompt in prompts
+        for seed in range(seeds)
+    ]
+    rows = reader.weights([picture.image for picture in studio.draw(asks, "reuse")])
+    moved: dict[str, list[float]] = {"token": [], "class": []}
+    for at, (kind, *_) in enumerate(subjects):
+        means = []
+        for turn in range(len(prompts)):
+            start = (at * len(prompts) + turn) * seeds
+            part = rows[start : start + seeds]
+            means.append({name: statistics.fmean(row[name] for row in part) for name in NAMES})
+        middle = {name: statistics.fmean(mean[name] for mean in means) for name in NAMES}
+        moved[kind].append(statistics.fmean(jsd(mean, middle) for mean in means))
     return {
         "prompts": len(prompts),
         "mean_jsd_to_own_mean": {k: round(statistics.fmean(v), 4) for k, v in moved.items()},
@@ -458,6 +464,7 @@ def again(tokens: Tokens, studio: Studio, reader: Reader, seeds: int) -> dict[st
     encoders = sorted(network.widths.items())
     width = sum(size for _, size in encoders)
     ones: dict[str, list[float]] = {"pool": [], "fused": []}
+    asks: list[tuple[str, Ask]] = []
     for turn in range(20):
         at, name = dice.randrange(network.pool_size), dice.choice(NAMES)
         flat = rows[at * vectors * width : (at + 1) * vectors * width]
@@ -479,12 +486,16 @@ def again(tokens: Tokens, studio: Studio, reader: Reader, seeds: int) -> dict[st
             {"kind": "benchmark"},
         )
         for kind, token in (("pool", entry), ("fused", made)):
-            asks = [
-                Ask(prompt=f"a photo of a {token.word}", seed=s, parents=(name,), token=token)
+            asks += [
+                (
+                    kind,
+                    Ask(prompt=f"a photo of a {token.word}", seed=s, parents=(name,), token=token),
+                )
                 for s in range(seeds)
             ]
-            images = [p.image for p in studio.draw(asks, f"again {kind}")]
-            ones[kind] += [row["one"] for row in reader.judge.measure(images, [()] * len(images))]
+    images = [picture.image for picture in studio.draw([ask for _, ask in asks], "again")]
+    for (kind, _), row in zip(asks, reader.judge.measure(images, [()] * len(images)), strict=True):
+        ones[kind].append(row["one"])
     return {
         f"one_creature_{kind}": round(statistics.fmean(float(v >= ONE) for v in values), 3)
         for kind, values in ones.items()

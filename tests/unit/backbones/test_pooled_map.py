@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from creatok_cli.backbones import _clip
 from creatok_cli.backbones._weights import resolve
 from creatok_cli.errors import ArtefactError
 from creatok_cli.tokens.token import Token
@@ -89,3 +90,35 @@ def test_vocabulary_and_digest(text: Any) -> None:
             assert text.digests()["clip_l"] != first["clip_l"]
         finally:
             weight[0, 0] = kept
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4])
+def test_few_rows_are_multiplied_as_many_are(rows: int) -> None:
+    dice = torch.Generator().manual_seed(rows)
+    states = torch.randn(rows, 6, generator=dice, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 6, generator=dice, dtype=torch.float64)
+    bias = torch.randn(5, generator=dice, dtype=torch.float64)
+    turned = weight.t().contiguous()
+    found = _clip._FewRows.apply(states, weight, bias, turned)
+    assert torch.allclose(found, torch.addmm(bias, states, weight.t()))
+    assert torch.autograd.gradcheck(
+        lambda each: _clip._FewRows.apply(each, weight, bias, turned), (states,)
+    )
+
+
+def test_large_weights_take_the_way_of_few_rows(text: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = text.pooled_map(["a photo of a <w>"], "<w>", dict.fromkeys(text.encoders, 1))
+    for tower in text.towers:
+        found = maps[tower.words.name]
+        dice = torch.Generator().manual_seed(4)
+        vectors = torch.randn(1, 1, tower.width, generator=dice, requires_grad=True)
+        monkeypatch.setattr(_clip, "LARGE_WEIGHT", 1 << 30)
+        plain = found(vectors)
+        (slope,) = torch.autograd.grad(plain.sum(), vectors)
+        assert not found._turned
+        monkeypatch.setattr(_clip, "LARGE_WEIGHT", 1)
+        other = found(vectors)
+        (again,) = torch.autograd.grad(other.sum(), vectors)
+        assert found._turned
+        torch.testing.assert_close(other, plain, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(again, slope, rtol=1e-4, atol=1e-5)
