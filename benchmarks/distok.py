@@ -573,7 +573,8 @@ def main() -> None:
         report["again"] = again(tokens, studio, reader, 4)
         print({key: report[key] for key in ("knob", "reuse", "again")})
     report["machine"] = machine(args.threads)
-    picture(found, tests).save(RESULTS / f"{args.name}.png", optimize=True)
+    page = picture(found, tests).quantize(255, dither=Image.Dither.NONE)
+    page.save(RESULTS / f"{args.name}.png", optimize=True)
     write(args.name, report)
 
 
