@@ -16,7 +16,7 @@ Does not: load weights, or know how a base joins its towers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +33,19 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 FEW_ROWS = 4
-LARGE_WEIGHT = 1 << 18
-"""Numbers; measured with one thread: at 3 rows of 768 to 3072, 25 ms against 42 forwards and 34
-back over all layers of CLIP-L.
+PACKED = range(1 << 18, 1 << 22)
+"""Sizes of weights that are packed for few rows: smaller ones would lose by it, copies of larger
+ones would cost gigabytes. Measured with one thread, 3 rows, all products of CLIP-L: plain 42 ms
+forwards and 34 back, packed 11 each way.
 """
 ENCODE_ROWS = 8
 """Prompts are encoded in padded chunks of this many: at a fixed size, neighbours do not change a
 byte.
 """
+
+
+Packs = dict[tuple[int, int], "_Packed"]
+"""By the identity of a weight and the number of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +242,7 @@ class PooledMap:
 
     def __init__(self, tower: ClipTower, laid: Sequence[Laid]) -> None:
         self._text, self._projection = tower._text, tower._projection
-        self._turned: dict[int, Tensor] = {}
+        self._packed: Packs = {}
         table = self._text.embeddings
         weight = table.token_embedding.weight
         first = _shared_prefix(laid)
@@ -288,23 +293,21 @@ class PooledMap:
         return past
 
     def _linear(self, layer: Any, states: Tensor) -> Tensor:
-        return self._product(layer.weight, layer.bias, states, self._turned)
+        return self._product(layer.weight, layer.bias, states, self._packed)
 
-    def _product(
-        self, weight: Tensor, bias: Tensor, states: Tensor, turned: dict[int, Tensor]
-    ) -> Tensor:
+    def _product(self, weight: Tensor, bias: Tensor, states: Tensor, packed: Packs) -> Tensor:
         """states [m k] @ weight [n k].T + bias.
 
-        On a CPU few rows and large weights go another way: a third less time at the width of
-        CLIP-L, for a transposed copy of the weights. Small weights would lose by it.
+        On a CPU few rows and large weights go another way, for two more copies of the weights.
         """
-        is_few = states.shape[0] <= FEW_ROWS and weight.numel() >= LARGE_WEIGHT
+        rows = states.shape[0]
+        is_few = rows <= FEW_ROWS and weight.numel() in PACKED
         if not is_few or weight.device.type != "cpu" or weight.dtype != torch.float32:
             return torch.addmm(bias, states, weight.t())
-        key = id(weight)
-        if key not in turned:
-            turned[key] = weight.detach().t().contiguous()
-        found: Tensor = _FewRows.apply(states, weight, bias, turned[key])
+        key = id(weight), rows
+        if key not in packed:
+            packed[key] = _Packed(weight, rows)
+        found: Tensor = _FewRows.apply(states, bias, packed[key])
         return found
 
     def __call__(self, vectors: Tensor, which: Tensor | None = None) -> Tensor:
@@ -326,7 +329,7 @@ class PooledMap:
         for layer, past in zip(layers, self._past, strict=True):
             heads = layer.self_attn
             joined = self._product(
-                past.weight, past.bias, _normed(layer.layer_norm1, hidden), past.turned
+                past.weight, past.bias, _normed(layer.layer_norm1, hidden), past.packed
             )
             split = joined.view(batch, live, 3, heads.num_heads, heads.head_dim)
             query, keys, states = split.permute(2, 0, 3, 1, 4).unbind()  # each [b h s d/h]
@@ -350,20 +353,41 @@ class PooledMap:
 
 
 class _FewRows(torch.autograd.Function):
-    """states @ weight.T + bias for so few rows that reading the weights is the work: both ways
-    the weights are read in the order in which they lie.
-    """
+    """states @ weight.T + bias for so few rows that reading the weights is the work."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, turned: Tensor
+        ctx: Any, states: Tensor, bias: Tensor, packed: _Packed
     ) -> Tensor:
-        ctx.turned = turned
-        return torch.mm(weight, states.contiguous().t()).t() + bias
+        ctx.packed = packed
+        return packed.ahead(states) + bias
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        return torch.mm(ctx.turned, grad.contiguous().t()).t(), None, None, None
+        return ctx.packed.back(grad), None, None
+
+
+class _Packed:
+    """A weight [n k] twice, laid out for products with few rows: `ahead` [m k] -> [m n], and `back`
+    [m n] -> [m k].
+    """
+
+    def __init__(self, weight: Tensor, rows: int) -> None:
+        self.ahead = _product_with(weight.detach(), rows)
+        self.back = _product_with(weight.detach().t().contiguous(), rows)
+
+
+def _product_with(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+    """[m k] -> [m n] by oneDNN's own layout, which torch's compiler uses, too; where this torch
+    has it not, by reading the weight [n k] in the order in which it lies.
+    """
+    try:
+        multiply = torch.ops.mkldnn._linear_pointwise
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        multiply(torch.zeros(rows, weight.shape[1]), packed, None, "none", [], "")
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return lambda states: torch.mm(weight, states.contiguous().t()).t()
+    return lambda states: multiply(states.contiguous(), packed, None, "none", [], "")
 
 
 def _normed(layer: Any, states: Tensor) -> Tensor:
@@ -388,8 +412,8 @@ class _Past:
     weight: Tensor
     """[3d d]: query, key and value projections in one."""
     bias: Tensor
-    turned: dict[int, Tensor]
-    """The same transposed, once it is needed; see `PooledMap._product`."""
+    packed: Packs
+    """The same laid out for few rows, once it is needed; see `PooledMap._product`."""
 
 
 def _split(states: Tensor, heads: Any) -> Tensor:

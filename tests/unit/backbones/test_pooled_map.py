@@ -92,18 +92,28 @@ def test_vocabulary_and_digest(text: Any) -> None:
             weight[0, 0] = kept
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64], ids=["packed", "plain"])
 @pytest.mark.parametrize("rows", [1, 3, 4])
-def test_few_rows_are_multiplied_as_many_are(rows: int) -> None:
+def test_few_rows_are_multiplied_as_many_are(rows: int, kind: torch.dtype) -> None:
     dice = torch.Generator().manual_seed(rows)
-    states = torch.randn(rows, 6, generator=dice, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(5, 6, generator=dice, dtype=torch.float64)
-    bias = torch.randn(5, generator=dice, dtype=torch.float64)
-    turned = weight.t().contiguous()
-    found = _clip._FewRows.apply(states, weight, bias, turned)
-    assert torch.allclose(found, torch.addmm(bias, states, weight.t()))
-    assert torch.autograd.gradcheck(
-        lambda each: _clip._FewRows.apply(each, weight, bias, turned), (states,)
-    )
+    states = torch.randn(rows, 64, generator=dice, dtype=kind, requires_grad=True)
+    weight = torch.randn(48, 64, generator=dice, dtype=kind)
+    bias = torch.randn(48, generator=dice, dtype=kind)
+    packed = _clip._Packed(weight, rows)
+    found = _clip._FewRows.apply(states, bias, packed)
+    wanted = torch.addmm(bias, states, weight.t())
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    pull = torch.randn(rows, 48, generator=dice, dtype=kind)
+    (ours,) = torch.autograd.grad(found, states, pull)
+    (plain,) = torch.autograd.grad(wanted, states, pull)
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_without_the_packed_product_the_plain_one_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    weight, states = torch.randn(5, 6), torch.randn(3, 6)
+    found = _clip._product_with(weight, 3)(states)
+    torch.testing.assert_close(found, states @ weight.t(), rtol=1e-5, atol=1e-5)
 
 
 def test_large_weights_take_the_way_of_few_rows(text: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,13 +122,13 @@ def test_large_weights_take_the_way_of_few_rows(text: Any, monkeypatch: pytest.M
         found = maps[tower.words.name]
         dice = torch.Generator().manual_seed(4)
         vectors = torch.randn(1, 1, tower.width, generator=dice, requires_grad=True)
-        monkeypatch.setattr(_clip, "LARGE_WEIGHT", 1 << 30)
+        monkeypatch.setattr(_clip, "PACKED", range(0))
         plain = found(vectors)
         (slope,) = torch.autograd.grad(plain.sum(), vectors)
-        assert not found._turned
-        monkeypatch.setattr(_clip, "LARGE_WEIGHT", 1)
+        assert not found._packed
+        monkeypatch.setattr(_clip, "PACKED", range(1, 1 << 22))
         other = found(vectors)
         (again,) = torch.autograd.grad(other.sum(), vectors)
-        assert found._turned
+        assert found._packed
         torch.testing.assert_close(other, plain, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(again, slope, rtol=1e-4, atol=1e-5)
