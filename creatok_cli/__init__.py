@@ -9,9 +9,20 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "fuse", "learn_token", "sample"]
+__all__ = [
+    "__version__",
+    "explore",
+    "explore_distok",
+    "explore_els",
+    "fuse",
+    "learn_token",
+    "sample",
+]
 
 _WORKFLOWS = {
+    "explore": "creatok_cli.workflows.explore",
+    "explore_distok": "creatok_cli.workflows.explore_distok",
+    "explore_els": "creatok_cli.workflows.explore_els",
     "fuse": "creatok_cli.workflows.fuse",
     "learn_token": "creatok_cli.workflows.learn_token",
     "sample": "creatok_cli.workflows.sample",

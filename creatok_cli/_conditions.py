@@ -63,8 +63,6 @@ class Ask:
     prompt: str
     tokens: tuple[tuple[str, str], ...]
     """(word, id) of the tokens that occur in the prompt."""
-    seed: int | None
-    """Only where a prior draws."""
 
 
 def texts(job: Job) -> list[str]:
@@ -123,11 +121,9 @@ class Conditions:
         self._prepared = bool(self._coming)
 
     def asks(self, job: Job) -> list[Ask]:
-        """One per text of the job."""
-        seed = job.seed if self._backbone.prior is not None else None
+        """One per text of the job. No seed: where a prior draws, it does so with the picture."""
         return [
-            Ask(text, tuple(pair for pair in job.tokens if pair[0] in text), seed)
-            for text in texts(job)
+            Ask(text, tuple(pair for pair in job.tokens if pair[0] in text)) for text in texts(job)
         ]
 
     def rows(self, job: Job) -> list[Conditioning]:

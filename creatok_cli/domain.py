@@ -152,6 +152,7 @@ class Rendered:
     facts: tuple[tuple[str, Scalar], ...] = ()
     """Short facts for the PNG and the manifest: base name, licence."""
     maps: Mapping[str, Image] = field(default_factory=dict)
+    """Further pictures of the same size: where pixels come from."""
 
 
 FailureKind = Literal[
@@ -180,7 +181,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """One figure of one picture; it says itself how to be read."""
+    """One figure of one picture, or of a set of them; it says itself how to be read."""
 
     name: str
     value: float
@@ -189,6 +190,8 @@ class Score:
     range: tuple[float, float]
     """Ends of what the value can be, both included."""
     better: Literal["higher", "lower"]
+    note: str = ""
+    """What the figure is about, where it says so: the class that is seen, the nearest picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,6 +391,45 @@ class FuseSummary:
     """The command that goes on, empty when nothing remains."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An exploration keeps a find: a token, a LoRA, or both."""
+
+    word: str
+    """Empty where there is only a LoRA."""
+    name: str
+    """In the token library, empty where there is only a LoRA."""
+    id: str
+    """Of the token."""
+    path: str
+    """Of the token file."""
+    lora: str = ""
+    """Path of the LoRA file, empty where there is none."""
+    values: Mapping[str, float | str] = field(default_factory=dict)
+    """What was measured of it: `quality`, `novelty`, `rarity`..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExploreSummary:
+    """The last event of `explore`."""
+
+    method: str
+    finds: int
+    """Tokens and LoRAs that are kept."""
+    looked_at: int
+    """Candidates, or states along the way, whose pictures were judged."""
+    out: str
+    """Folder of finds, pictures and figures."""
+    seconds: float
+    code: int
+    reason: str
+    retryable: bool
+    figures: tuple[str, ...] = ()
+    contact_sheets: tuple[str, ...] = ()
+    resume: str = ""
+    """The command that goes on, empty when nothing remains."""
+
+
 Event = (
     Planned
     | Stage
@@ -399,4 +441,6 @@ Event = (
     | LearnSummary
     | TokenFused
     | FuseSummary
+    | Found
+    | ExploreSummary
 )

@@ -28,6 +28,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 import torch
+from PIL.Image import Image
 
 from creatok_cli import __version__, registry
 from creatok_cli._conditions import Conditions, Counters, Shelf, texts
@@ -49,11 +50,21 @@ from creatok_cli.domain import (
     Group,
     Job,
     Notice,
+    Options,
     Plan,
     Provenance,
     Rendered,
+    Scalar,
 )
-from creatok_cli.errors import CreatokError, DeviceLost, InputError, Interrupted
+from creatok_cli.errors import (
+    CreatokError,
+    DeviceLost,
+    DigestMismatch,
+    InputError,
+    Interrupted,
+    TokenMissing,
+)
+from creatok_cli.tokens.lora import read_lora
 
 Outcome = Rendered | Failed
 
@@ -97,8 +108,9 @@ class Renderer:
     """Draws batches and keeps the last base open. Pickles without what is open and without the
     stop.
 
-    `tokens` maps artefact ids to token files; `threads` fixes the CPU threads of torch, None leaves
-    them to the facts of the base, else to torch's choice where the Renderer is made.
+    `tokens` maps artefact ids to token files, `loras` digests to LoRA files; `threads` fixes the
+    CPU threads of torch, None leaves them to the facts of the base, else to torch's choice where
+    the Renderer is made.
     """
 
     def __init__(
@@ -107,11 +119,13 @@ class Renderer:
         *,
         device: str = "cpu",
         tokens: Mapping[str, str] | None = None,
+        loras: Mapping[str, str] | None = None,
         threads: int | None = None,
         stop: Stop | None = None,
         counters: Counters | None = None,
     ) -> None:
         self._open_backbone, self._device, self._files = open_backbone, device, dict(tokens or {})
+        self._loras = dict(loras or {})
         self._threads, self._stop, self._own = threads, stop, own_threads()
         self._plan: Plan | None = None
         self.counters = counters or Counters()
@@ -124,7 +138,8 @@ class Renderer:
         self._smaller: dict[Group, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_open_backbone", "_device", "_files", "_threads", "_own", "_plan", "counters")
+        kept = ("_open_backbone", "_device", "_files", "_loras", "_threads", "_own", "_plan")
+        kept = (*kept, "counters")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -261,13 +276,14 @@ class Renderer:
         """The base of a group; another one is closed first. Only alone."""
         key = _open_key(group)
         if self._open is None or self._open.key != key:
-            if group.weights:
-                raise InputError(f"base {group.base}: LoRA weights cannot be drawn yet")
+            worn = [(self._lora(digest), scale) for digest, scale in group.weights]
             if self._open is not None:
                 for side in ("text", "image"):
                     self._open.backbone.release(side)
                 self._open = None
             backbone = self._open_backbone(group)
+            if worn:
+                backbone.wear(worn)
             batches: tuple[Batch, ...] = self._plan.batches if self._plan else ()
             coming = (
                 job for batch in batches if _open_key(batch.group) == key for job in batch.jobs
@@ -276,6 +292,15 @@ class Renderer:
             self._open = _Open(key, backbone, conditions)
             self.counters.add(opened=1)
         return self._open
+
+    def _lora(self, digest: str) -> str:
+        """The file of a LoRA, if it is still the planned one."""
+        path = self._loras.get(digest)
+        if path is None:
+            raise TokenMissing(f"the LoRA {digest[:19]} was not loaded: draw its sheet")
+        if read_lora(path).digest != digest:
+            raise DigestMismatch(f"{path}: changed since the plan was made; run the command again")
+        return path
 
     def _draw_safely(
         self, one: _Open, jobs: list[Job], size: int, batch_class: int, *, shaken: bool = False
@@ -334,9 +359,12 @@ class Renderer:
                 self.counters.add(forwards=1)
                 self._heed()
             pictures = develop(side, latents, len(jobs), self.counters)
+            told = _origins(side, latents[: len(jobs)], first.options)
         seconds = (time.perf_counter() - started) / len(jobs)
         outcomes: list[Outcome] = []
-        for job, row, picture in zip(jobs, rows[: len(jobs)], pictures, strict=True):
+        for job, row, picture, (own, maps) in zip(
+            jobs, rows[: len(jobs)], pictures, told, strict=True
+        ):
             if picture.fault is not None:
                 outcomes.append(_failed(job, *picture.fault))
                 continue
@@ -352,7 +380,13 @@ class Renderer:
             facts += [("prompt_cut", row[0].cut[0])] if any(row[0].cut) else []
             image = to_image(picture.levels)
             outcomes.append(
-                Rendered(job=job, image=image, provenance=provenance, facts=tuple(facts))
+                Rendered(
+                    job=job,
+                    image=image,
+                    provenance=provenance,
+                    facts=(*facts, *own),
+                    maps=maps,
+                )
             )
         return outcomes
 
@@ -364,6 +398,16 @@ class Renderer:
 def _open_key(group: Group) -> tuple[object, ...]:
     """What must be reopened when it changes; tokens do not, they only enter conditions."""
     return group.base_digest, group.dtype, group.weights
+
+
+def _origins(
+    side: ImageSide, latents: torch.Tensor, options: Options
+) -> list[tuple[tuple[tuple[str, Scalar], ...], Mapping[str, Image]]]:
+    """What an image side that copies pixels says about where each picture's come from: facts and
+    maps; nothing from any other side.
+    """
+    ask = getattr(side, "origins", None)
+    return ask(latents, options) if ask else [((), {}) for _ in latents]
 
 
 def _cut(indices: Sequence[int], size: int) -> list[Sequence[int]]:

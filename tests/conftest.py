@@ -22,7 +22,7 @@ os.environ.update(OFFLINE)
 
 import pytest  # noqa: E402
 
-from tests.tiny import build_tiny_sd3  # noqa: E402
+from tests.tiny import build_tiny_kandinsky, build_tiny_sd3  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,7 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "soak" not in str(config.getoption("-m")):
+        soaked = [item for item in items if item.get_closest_marker("soak")]
+        items[:] = [item for item in items if item not in soaked]
+        config.hook.pytest_deselected(items=soaked)
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 
@@ -103,3 +107,18 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 def tiny_sd3(tiny_folders: Callable[..., Path]) -> Path:
     """A tiny random SD3 folder without T5. Never write into it: copy it."""
     return tiny_folders()
+
+
+@pytest.fixture(scope="session")
+def tiny_kandinsky(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes (once per version, 2.2 or 2.1) tiny Kandinsky folders; says the decoder's. Never write
+    into them.
+    """
+    made: dict[str, Path] = {}
+
+    def folder(version: str) -> Path:
+        if version not in made:
+            made[version] = build_tiny_kandinsky(tmp_path_factory.mktemp("tiny"), version=version)
+        return made[version]
+
+    return folder

@@ -255,3 +255,174 @@ def build_tiny_clip(folder: Path) -> Path:
             model.logit_scale.fill_(3.0)
     model.save_pretrained(folder)
     return folder
+
+
+def build_tiny_kandinsky(place: Path, *, version: str = "2.2") -> Path:
+    """The folders of decoder and prior, beside each other in `place`, for Kandinsky 2.2 or 2.1;
+    returns the decoder's.
+    """
+    is_old = version == "2.1"
+    folder = place / ("kandinsky-2-1" if is_old else "kandinsky-2-2-decoder")
+    prior = place / ("kandinsky-2-1-prior" if is_old else "kandinsky-2-2-prior")
+    _write_tiny_prior(prior, "KandinskyPriorPipeline" if is_old else "KandinskyV22PriorPipeline")
+    _write_tiny_decoder(folder, is_old=is_old)
+    return folder
+
+
+EMBEDDING = 24
+"""Width of CLIP and picture embeddings in the tiny Kandinsky."""
+
+
+def _write_tiny_prior(folder: Path, pipeline: str) -> None:
+    import torch
+    from diffusers import PriorTransformer, UnCLIPScheduler
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        vocabulary = _write_tokenizer(folder / "tokenizer", pad="<|endoftext|>")
+        _clip(EMBEDDING, 2, vocabulary, vocabulary - 1).save_pretrained(folder / "text_encoder")
+        vision = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=32,
+                patch_size=8,
+                projection_dim=EMBEDDING,
+            )
+        )
+        network = PriorTransformer(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            num_layers=2,
+            embedding_dim=EMBEDDING,
+            num_embeddings=POSITIONS,
+        )
+        with torch.no_grad():
+            for model in (vision, network):
+                for parameter in model.parameters():
+                    if parameter.ndim >= 2:
+                        parameter.normal_(0, parameter[0].numel() ** -0.5)
+            network.positional_embedding.normal_(0, 0.3)
+            network.clip_mean.normal_(0, 0.1)
+            network.clip_std.fill_(0.7)
+    vision.save_pretrained(folder / "image_encoder")
+    network.save_pretrained(folder / "prior")
+    UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0).save_pretrained(
+        folder / "scheduler"
+    )
+    facts = {
+        "image_processor_type": "CLIPImageProcessor",
+        "image_mean": [0.48, 0.46, 0.41],
+        "image_std": [0.27, 0.26, 0.28],
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+    }
+    (folder / "image_processor").mkdir()
+    (folder / "image_processor" / "preprocessor_config.json").write_text(json.dumps(facts))
+    index = {
+        "_class_name": pipeline,
+        "_diffusers_version": "0.42.1",
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "image_processor": ["transformers", "CLIPImageProcessor"],
+        "prior": ["diffusers", "PriorTransformer"],
+        "scheduler": ["diffusers", "UnCLIPScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+
+
+def _write_tiny_decoder(folder: Path, *, is_old: bool) -> None:
+    import torch
+    from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, VQModel
+
+    kind = "text_image" if is_old else "image"
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        unet = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=4,
+            out_channels=8,
+            addition_embed_type=kind,
+            encoder_hid_dim_type=f"{kind}_proj",
+            encoder_hid_dim=16 if is_old else EMBEDDING,
+            cross_attention_dim=EMBEDDING,
+            down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            attention_head_dim=4,
+            norm_num_groups=4,
+            resnet_time_scale_shift="scale_shift",
+        )
+        movq = VQModel(
+            block_out_channels=(32, 32),  # its norm has groups of 32
+            down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+            up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=8,
+            norm_type="spatial",
+            num_vq_embeddings=12,
+            vq_embed_dim=4,
+        )
+        if is_old:
+            _write_xlm(folder)
+    unet.save_pretrained(folder / "unet")
+    movq.save_pretrained(folder / "movq")
+    index: dict[str, Any] = {
+        "_class_name": "KandinskyPipeline" if is_old else "KandinskyV22Pipeline",
+        "_diffusers_version": "0.42.1",
+        "movq": ["diffusers", "VQModel"],
+        "scheduler": ["diffusers", "DDIMScheduler" if is_old else "DDPMScheduler"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+    }
+    beta = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
+    if is_old:
+        DDIMScheduler(
+            **beta, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        ).save_pretrained(folder / "scheduler")
+        index["text_encoder"] = ["kandinsky", "MultilingualCLIP"]
+        index["tokenizer"] = ["transformers", "XLMRobertaTokenizerFast"]
+    else:
+        DDPMScheduler(**beta, variance_type="learned_range", clip_sample=False).save_pretrained(
+            folder / "scheduler"
+        )
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    card = "---\nlicense: cc0-1.0\ncreatok_steps: 3\ncreatok_guidance: 4.0\n---\n# tiny\n"
+    (folder / "README.md").write_text(card)
+
+
+def _write_xlm(folder: Path) -> None:
+    """The decoder's own text encoder in Kandinsky 2.1."""
+    import torch
+    from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
+    from transformers import XLMRobertaTokenizer
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    pieces = [(piece, 0.0) for piece in special[:4]]
+    pieces += [(f"▁{word}", -3.0) for word in WORDS] + [("<mask>", 0.0)]
+    XLMRobertaTokenizer(vocab=pieces, model_max_length=512).save_pretrained(folder / "tokenizer")
+    config = MCLIPConfig(
+        transformerDimSize=16,
+        imageDimSize=EMBEDDING,
+        vocab_size=len(pieces),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=80,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+    model = MultilingualCLIP(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(0, parameter.shape[1] ** -0.5)
+    model.eval().save_pretrained(folder / "text_encoder")

@@ -21,11 +21,15 @@ import torch
 
 from creatok_cli.backbones import _weights
 from creatok_cli.backbones._diffusers import load_part, load_small, prepare_libraries
+from creatok_cli.backbones._lora import Adapted, Loras, adapt, wear
+from creatok_cli.backbones._lora_fit import check_fit
+from creatok_cli.backbones._pixels import Draw, PixelPrior, tower_folders
 from creatok_cli.backbones._sd3_text import Sd3Text
 from creatok_cli.backbones.base import Conditioning, torch_dtype
 from creatok_cli.domain import BaseFacts, Job, Options, Size
 from creatok_cli.errors import UnknownName
 from creatok_cli.seeds import generator
+from creatok_cli.tokens.lora import read_lora
 from creatok_cli.tokens.token import Token
 
 if TYPE_CHECKING:
@@ -40,18 +44,25 @@ eye.
 class Sd3:
     """One SD3-shaped base. Building it reads nothing."""
 
-    prior = None
-
     def __init__(
-        self, facts: BaseFacts, *, device: str, dtype: str, t5_zero_rows: int, t5_length: int
+        self,
+        facts: BaseFacts,
+        *,
+        device: str,
+        dtype: str,
+        t5_zero_rows: int,
+        t5_length: int,
+        draw: Draw | None = None,
     ) -> None:
-        self.facts, self.device, self.dtype = facts, device, dtype
+        self.facts, self.device, self.dtype, self._draw = facts, device, dtype, draw
         self._zero_rows = int(
             _weights.card(Path(facts.folder)).get("creatok_t5_zero_rows", t5_zero_rows)
         )
         self._t5_length = t5_length
         self._text: Sd3Text | None = None
         self._image: Sd3Image | None = None
+        self._prior: PixelPrior | None = None
+        self._loras: Loras = ()
         self._checked = False
 
     @property
@@ -59,7 +70,9 @@ class Sd3:
         """The text side; its weights are read when something is encoded."""
         if self._text is None:
             self._check()
-            self._text = Sd3Text(self.facts, self.device, self.dtype, self._t5_length)
+            self._text = Sd3Text(
+                self.facts, self.device, self.dtype, self._t5_length, loras=self._loras
+            )
         return self._text
 
     @property
@@ -67,8 +80,22 @@ class Sd3:
         """Denoiser and decoder, read on first use."""
         if self._image is None:
             self._check()
-            self._image = Sd3Image(self.facts, self.device, self.dtype, self._zero_rows)
+            self._image = Sd3Image(
+                self.facts, self.device, self.dtype, self._zero_rows, loras=self._loras
+            )
         return self._image
+
+    @property
+    def prior(self) -> PixelPrior | None:
+        """A draw of few steps seen by image towers; None where the adapter names no such draw, or
+        the folder has no towers.
+        """
+        if self._prior is None and self._draw is not None:
+            towers = tower_folders(self.facts.folder, [name for name, _ in self.facts.encoders])
+            if towers:
+                self._check()
+                self._prior = PixelPrior(self, towers, self._draw)
+        return self._prior
 
     def _check(self) -> None:
         if not self._checked:
@@ -77,11 +104,13 @@ class Sd3:
             self._checked = True
 
     def release(self, side: str) -> None:
-        """Drop the weights of `text` or `image`."""
+        """Drop the weights of `text`, `prior` or `image`."""
         if side == "text" and self._text is not None:
             self._text.drop()
         if side == "image":
             self._image = None
+        if side == "prior":
+            self._prior = None
         gc.collect()
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
@@ -90,11 +119,25 @@ class Sd3:
         """One row per job from its prompt."""
         return self.text.encode([job.prompt for job in jobs], tokens)
 
+    def wear(self, loras: Loras) -> None:
+        """See `backbones.base.Backbone.wear`: denoiser and CLIP towers."""
+        if self._text is not None or self._image is not None:
+            raise RuntimeError("LoRAs are worn before a side opens")
+        for path, _ in loras:
+            check_fit(read_lora(path), self.facts)
+        self._loras = tuple(loras)
+
+    def adapt(self, rank: int, *, seed: int) -> Adapted:
+        """See `backbones.base.Backbone.adapt`: the denoiser's attention."""
+        return adapt(self.image.transformer, "transformer", rank, seed=seed)
+
 
 class Sd3Image:
     """Denoiser, scheduler and decoder. Drawing changes nothing here: several threads may."""
 
-    def __init__(self, facts: BaseFacts, device: str, dtype: str, zero_rows: int) -> None:
+    def __init__(
+        self, facts: BaseFacts, device: str, dtype: str, zero_rows: int, *, loras: Loras = ()
+    ) -> None:
         from diffusers import (
             AutoencoderKL,
             FlowMatchEulerDiscreteScheduler,
@@ -104,8 +147,10 @@ class Sd3Image:
 
         self._facts, self._device, self._dtype, self._zero_rows = facts, device, dtype, zero_rows
         folder = facts.folder
-        self.transformer: Any = load_part(
-            SD3Transformer2DModel, folder, "transformer", dtype=dtype, device=device
+        self.transformer: Any = wear(
+            load_part(SD3Transformer2DModel, folder, "transformer", dtype=dtype, device=device),
+            "transformer",
+            loras,
         )
         self.vae: Any = load_part(AutoencoderKL, folder, "vae", dtype=dtype, device=device)
         self.vae.decoder.to(memory_format=torch.channels_last)
@@ -136,9 +181,10 @@ class Sd3Image:
         scheduler: str,
         options: Options,
         seeds: Sequence[int],
+        gradient_steps: int = 0,
     ) -> Iterator[Tensor]:
         """Latents [b c h w] after each step; one call of 2B rows (negative first) when guidance >
-        1.
+        1. A gradient passes through the last `gradient_steps` alone; 0 for all.
         """
         if options:
             raise UnknownName(f"base {self._facts.name} has no option {options[0][0]!r}")
@@ -152,13 +198,15 @@ class Sd3Image:
         last = len(schedule.timesteps) - 1
         for index, t in enumerate(schedule.timesteps):
             inputs = torch.cat([latents] * 2) if guided else latents
-            flow = self.transformer(
-                hidden_states=inputs,
-                timestep=t.expand(inputs.shape[0]),
-                encoder_hidden_states=states,
-                pooled_projections=pooled,
-                return_dict=False,
-            )[0]
+            is_early = 0 < gradient_steps <= last - index
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not is_early):
+                flow = self.transformer(
+                    hidden_states=inputs,
+                    timestep=t.expand(inputs.shape[0]),
+                    encoder_hidden_states=states,
+                    pooled_projections=pooled,
+                    return_dict=False,
+                )[0]
             if guided:
                 plain, wanted = flow.chunk(2)
                 flow = plain + guidance * (wanted - plain)

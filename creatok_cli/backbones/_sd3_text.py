@@ -16,6 +16,7 @@ import torch
 
 from creatok_cli.backbones._clip import ENCODE_ROWS, ClipTower, ClipWords, PooledMap, chunks
 from creatok_cli.backbones._diffusers import load_part, load_rows, load_small
+from creatok_cli.backbones._lora import Loras, wear
 from creatok_cli.backbones.base import Conditioning, torch_dtype
 from creatok_cli.domain import BaseFacts
 from creatok_cli.tokens.inject import spell_out
@@ -32,7 +33,9 @@ T5_TABLES = ("shared.weight", "encoder.embed_tokens.weight")
 class Sd3Text:
     """Two CLIP towers and perhaps T5. Weights are read when something is encoded."""
 
-    def __init__(self, facts: BaseFacts, device: str, dtype: str, t5_length: int) -> None:
+    def __init__(
+        self, facts: BaseFacts, device: str, dtype: str, t5_length: int, *, loras: Loras = ()
+    ) -> None:
         from transformers import CLIPTokenizer, T5Tokenizer
 
         self._folder, self._device, self._dtype = facts.folder, device, dtype
@@ -48,6 +51,7 @@ class Sd3Text:
             load_small(T5Tokenizer, self._folder, "tokenizer_3") if self._has_t5 else None
         )
         self._t5_length = t5_length or 256
+        self._loras = loras
         self._towers: list[ClipTower] = []
         self._t5: Any = None
 
@@ -65,7 +69,7 @@ class Sd3Text:
                     dtype=self._dtype,
                     device=self._device,
                 )
-                self._towers.append(ClipTower(words, model))
+                self._towers.append(ClipTower(words, wear(model, part, self._loras)))
         return self._towers
 
     def drop(self) -> None:

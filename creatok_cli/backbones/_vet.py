@@ -61,6 +61,10 @@ ALSO_KNOWN = frozenset(
     {"CLIPModel", "CLIPVisionModelWithProjection", "CLIPImageProcessor", "TokenizersBackend"}
 )
 """Classes of data that may lie beside a pipeline; none is opened by name from a config."""
+LIBRARIES = ("diffusers", "transformers", "kandinsky")
+"""What model_index.json may name as the home of a class; `kandinsky` is a folder of diffusers."""
+WEIGHTY = ("Model", "Projection", "KL", "Transformer", "CLIP")
+"""How the names of classes with weights end."""
 MAX_CONFIG_BYTES = 2**20
 MAX_FILES = 2000
 
@@ -171,7 +175,7 @@ class Vetted:
                 continue
             library, kind = entry if len(entry) == 2 else (None, None)
             known = part in parts and kind in parts[part]
-            if not known or library not in ("diffusers", "transformers"):
+            if not known or library not in LIBRARIES:
                 raise Refused(
                     f"{self.folder}: model_index.json names {str(entry)[:100]} for {part[:40]!r}; "
                     f"creatok opens {list(parts.get(part, ()))}"
@@ -193,7 +197,7 @@ class Vetted:
         """Every part with weights has a safetensors file. Raises ModelMissing."""
         for part in parts:
             entry = index.get(part)
-            if isinstance(entry, list) and str(entry[1]).endswith(("Model", "Projection", "KL")):
+            if isinstance(entry, list) and str(entry[1]).endswith(WEIGHTY):
                 inside = (name for name in self.files if name.startswith(f"{part}/"))
                 if not any(name.lower().endswith(WEIGHTS) for name in inside):
                     raise ModelMissing(f"{self.folder}: {part} has no safetensors weights")

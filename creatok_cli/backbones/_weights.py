@@ -22,6 +22,8 @@ from creatok_cli.errors import ArtefactError, DigestMismatch, ModelMissing, Refu
 from creatok_cli.hashing import canonical_json, sha256_hex
 
 ENCODERS = (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2"))
+"""Names of the text encoders and their folders; a family with others says so in its own ENCODERS.
+"""
 LIGHT_BYTES = 2**28
 """Denoisers with smaller weight files draw a batch with one CPU thread: beside each other, two such
 batches take 0.5 to 0.7 of the time that they take one after the other with two threads (measured).
@@ -35,13 +37,21 @@ def bases() -> tuple[str, ...]:
 
 
 def resolve(name: str) -> BaseFacts:
-    """The facts of a base: a plug-in name such as `bestiary`, or the path of a diffusers folder.
+    """The facts of a base: a plug-in name such as `bestiary`, the path of a diffusers folder, or
+    `els:` and a folder of pictures.
 
     Raises UnknownName, ModelMissing, Refused or DigestMismatch, each with what to do.
     """
     plugins = bases()
     if name in plugins:
         return _plugin(name)
+    backbone, colon, path = name.partition(":")
+    if (
+        colon
+        and backbone in plugins
+        and "PICTURES" in registry.describe("backbones", backbone).facts
+    ):
+        return _pictures(name, backbone, path)
     if name.partition(":")[0] in plugins:
         raise ModelMissing(
             f"base {name[:80]!r}: creatok does not download bases; "
@@ -63,7 +73,9 @@ def check_unchanged(facts: BaseFacts) -> None:
     Raises DigestMismatch.
     """
     folder = Path(facts.folder)
-    if _digest(Vetted(folder), card(folder)) != facts.digest:
+    family = _family(facts.backbone)
+    prior = _prior(folder, family) if "PRIOR_PIPELINE" in family.facts else None
+    if _digest(Vetted(folder), card(folder), prior) != facts.digest:
         raise DigestMismatch(
             f"{facts.folder}: the base has changed since the plan was made; run the command again"
         )
@@ -91,6 +103,8 @@ def _plugin(name: str) -> BaseFacts:
             f"base {name}: its weights are not on this machine and creatok does not download; "
             f"fetch {spec['repo']} (licence {spec.get('licence', 'unknown')}), then --base PATH"
         )
+    if "PICTURES" in described.facts:
+        raise ModelMissing(f"base {name}: name its folder of pictures: --base {name}:DIR")
     width, height = spec.get("size_px", (64, 64))
     return BaseFacts(
         name=name,
@@ -108,6 +122,34 @@ def _plugin(name: str) -> BaseFacts:
     )
 
 
+def _pictures(name: str, backbone: str, path: str) -> BaseFacts:
+    """The facts of a base that is a folder of pictures, or one file that holds them."""
+    from creatok_cli.backbones._els_sprites import load_sprites
+
+    place = registry.preset_path(os.path.expanduser(path))
+    if not path or "\0" in path or not place.exists():
+        raise ModelMissing(f"base {name[:200]!r}: no such folder of pictures")
+    sprites = load_sprites(place)
+    described = registry.describe("backbones", backbone)
+    spec = described.spec
+    return BaseFacts(
+        name=name,
+        backbone=backbone,
+        folder=str(place.resolve()),
+        digest=sprites.digest,
+        licence=str(spec["licence"]),
+        steps=int(spec["steps"]),
+        guidance=float(spec["guidance"]),
+        size_px=sprites.size_px,
+        size_multiple=1,
+        schedulers=tuple(described.facts["SCHEDULERS"]),
+        dtype=str(spec["dtype"]),
+        max_side_px=max(sprites.size_px),
+        batch_rows=tuple((int(side), int(rows)) for side, rows in spec["batch_rows"]),
+        threads=int(spec["threads"]),
+    )
+
+
 def _folder(name: str, folder: Path, *, plugin: str = "") -> BaseFacts:
     """Vet a diffusers folder and read what a plan must know from its configs and model card."""
     if not (folder / "model_index.json").is_file():
@@ -115,10 +157,11 @@ def _folder(name: str, folder: Path, *, plugin: str = "") -> BaseFacts:
     vetted = Vetted(folder)
     index = vetted.config("model_index.json")
     adapter = plugin or _adapter(str(index.get("_class_name")), folder)
-    own = registry.describe("backbones", adapter)
-    family = registry.describe("backbones", own.facts.get("ADAPTER", adapter))
+    own, family = registry.describe("backbones", adapter), _family(adapter)
     vetted.check_classes(index, family.facts["PARTS"])
     vetted.check_weights(index, family.facts["PARTS"])
+    prior = _prior(folder, family) if "PRIOR_PIPELINE" in family.facts else None
+    words = prior or vetted
     spec: dict[str, Any] = dict(family.spec) | dict(own.spec)
     note = card(folder)
     side, multiple, largest = _geometry(vetted)
@@ -127,7 +170,7 @@ def _folder(name: str, folder: Path, *, plugin: str = "") -> BaseFacts:
         name=name,
         backbone=adapter,
         folder=str(folder),
-        digest=_digest(vetted, note),
+        digest=_digest(vetted, note, prior),
         licence=str(note.get("license") or (spec["licence"] if plugin else "unknown")),
         steps=int(note.get("creatok_steps", spec["steps"])),
         guidance=float(note.get("creatok_guidance", spec["guidance"])),
@@ -136,11 +179,11 @@ def _folder(name: str, folder: Path, *, plugin: str = "") -> BaseFacts:
         # The Heun scheduler of diffusers ignores dynamic shifting and would draw something else.
         schedulers=tuple(s for s in family.facts["SCHEDULERS"] if not (dynamic and "heun" in s)),
         dtype=str(spec.get("dtype", "fp32")),
-        max_prompt_tokens=_prompt_length(vetted) - 2,
+        max_prompt_tokens=_prompt_length(words) - 2,
         encoders=tuple(
-            (encoder, vetted.number(f"{part}/config.json", "hidden_size"))
-            for encoder, part in ENCODERS
-            if part in index
+            (encoder, words.number(f"{part}/config.json", "hidden_size"))
+            for encoder, part in family.facts.get("ENCODERS", ENCODERS)
+            if part in words.config("model_index.json")
         ),
         max_side_px=largest,
         batch_rows=tuple((int(side), int(rows)) for side, rows in spec["batch_rows"]),
@@ -157,10 +200,46 @@ def _denoiser_bytes(vetted: Vetted) -> int:
     )
 
 
-def _digest(vetted: Vetted, note: Mapping[str, Any]) -> str:
+def _family(adapter: str) -> registry.PluginFacts:
+    """Of the plug-in whose classes an adapter opens."""
+    own = registry.describe("backbones", adapter)
+    return registry.describe("backbones", str(own.facts.get("ADAPTER", adapter)))
+
+
+def prior_folder(folder: Path, decoder: str, prior: str) -> Path:
+    """Where the prior of a decoder's folder lies: beside it, under the name of its repository.
+
+    `decoder` and `prior` are the ends of both names: `kandinsky-2-2-decoder` and
+    `kandinsky-2-2-prior`. Raises ModelMissing.
+    """
+    beside = folder.with_name(folder.name.removesuffix(decoder) + prior)
+    if not (beside / "model_index.json").is_file():
+        raise ModelMissing(
+            f"{folder}: the repository of its prior is missing: it belongs beside it, as {beside}"
+        )
+    return beside
+
+
+def _prior(folder: Path, family: registry.PluginFacts) -> Vetted:
+    """The vetted prior of a decoder's folder."""
+    facts = family.facts
+    vetted = Vetted(prior_folder(folder, *facts["PRIOR_NAMES"]))
+    index = vetted.config("model_index.json")
+    if index.get("_class_name") != facts["PRIOR_PIPELINE"]:
+        raise Refused(
+            f"{vetted.folder}: model_index.json says {str(index.get('_class_name'))[:60]!r}; "
+            f"here belongs {facts['PRIOR_PIPELINE']}"
+        )
+    vetted.check_classes(index, facts["PRIOR_PARTS"])
+    vetted.check_weights(index, facts["PRIOR_PARTS"])
+    return vetted
+
+
+def _digest(vetted: Vetted, note: Mapping[str, Any], prior: Vetted | None = None) -> str:
     """The digest of what draws, with the one number of the model card that changes pixels."""
-    rows = note.get("creatok_t5_zero_rows")
-    return vetted.digest if rows is None else f"sha256:{sha256_hex(f'{vetted.digest} {rows}')}"
+    more = [note.get("creatok_t5_zero_rows"), prior.digest if prior else None]
+    told = " ".join([vetted.digest, *(str(each) for each in more if each is not None)])
+    return vetted.digest if told == vetted.digest else f"sha256:{sha256_hex(told)}"
 
 
 def _adapter(pipeline: str, folder: Path) -> str:
@@ -185,8 +264,13 @@ def _prompt_length(vetted: Vetted) -> int:
     return min(positions, int(limit)) if fits else positions
 
 
-def _geometry(vetted: Vetted) -> tuple[int, int, int]:
-    """(default side, multiple of a side, largest side), in pixels."""
+def _geometry(vetted: Vetted) -> tuple[int, int, int | None]:
+    """(default side, multiple of a side, largest side or None), in pixels."""
+    if vetted.config("unet/config.json"):
+        blocks = vetted.config("movq/config.json").get("block_out_channels") or [0]
+        scale = 2 ** (len(blocks) - 1)
+        # The pipelines round latents up to multiples of this factor: Kandinsky's convolutions.
+        return vetted.number("unet/config.json", "sample_size") * scale, scale * scale, None
     blocks = vetted.config("vae/config.json").get("block_out_channels") or [0]
     scale = 2 ** (len(blocks) - 1)
     patch = vetted.number("transformer/config.json", "patch_size")

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from creatok_cli import config
 from creatok_cli.domain import BaseFacts, Job, Options, Size
 from creatok_cli.errors import NoDevice, UnknownName
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor, dtype
 
     from creatok_cli.tokens.token import Token
@@ -119,13 +120,47 @@ class TextSide(Protocol):
 
 
 class PriorSide(Protocol):
-    """Text to image embedding."""
+    """Prompts to embeddings of pictures, under autograd: a prior network (Kandinsky), or a draw of
+    few steps followed by the base's own image towers. All rows are of unit length.
+    """
 
-    def sample(self, cond: Conditioning, *, seeds: Sequence[int]) -> Tensor:
-        """[b d]; differentiable."""
+    width: int
+    """d of every embedding here."""
+    route: Literal["prior", "pixels"]
+    """Through which the gradient goes."""
 
-    def texts(self, prompts: Sequence[str]) -> Tensor:
-        """[b d] in the same space."""
+    def sample(
+        self,
+        cond: Conditioning,
+        *,
+        seeds: Sequence[int],
+        negative: Conditioning | None = None,
+        grey: bool = False,
+    ) -> Tensor:
+        """[b d] f32; row i with the noise of seeds[i] alone. Differentiable in the condition and in
+        adapted weights. `grey` embeds pictures without their colours, on the route `pixels` alone.
+        """
+
+    def texts(self, prompts: Sequence[str], tokens: Sequence[Token] = ()) -> Tensor:
+        """[b d] f32 in the same space; differentiable in the tokens' vectors."""
+
+    def pictures(self, images: Sequence[Image], *, grey: bool = False) -> Tensor:
+        """[b d] f32 of finished pictures."""
+
+
+class Adaptation(Protocol):
+    """Low-rank weights (LoRA; Hu et al. 2021, arXiv 2106.09685) inside an open base, to be trained."""
+
+    parameters: Mapping[str, Tensor]
+    """f32 leaves by name; together they change nothing at the start."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Copies under the names of diffusers' `pytorch_lora_weights.safetensors`."""
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Puts such copies back, in place. Raises ArtefactError for names or shapes that do not
+        fit.
+        """
 
 
 class ImageSide(Protocol):
@@ -182,6 +217,17 @@ class Backbone(Protocol):
     def condition(self, jobs: Sequence[Job], tokens: Sequence[Token]) -> Conditioning:
         """One row per job from its prompt: text, or text then prior. The base knows, render does
         not.
+        """
+
+    def wear(self, loras: Sequence[tuple[str, float]]) -> None:
+        """(path, scale) of LoRA files that the sides are to open with; only before they open.
+
+        Raises ArtefactError for a file that does not fit this base.
+        """
+
+    def adapt(self, rank: int, *, seed: int) -> Adaptation:
+        """LoRA weights of that rank on the attention projections of what draws: the prior network
+        on the route `prior`, else the denoiser. They act from now on, until the side is released.
         """
 
 

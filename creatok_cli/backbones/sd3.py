@@ -29,6 +29,8 @@ PARTS = {
     "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "tokenizer_3": ("T5Tokenizer", "T5TokenizerFast"),
 }
+LORA_PARTS = ("transformer", "text_encoder", "text_encoder_2")
+"""What diffusers' SD3LoraLoaderMixin changes."""
 SCHEDULERS = ("flow-match-euler", "flow-match-heun")
 
 

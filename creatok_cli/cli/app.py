@@ -28,7 +28,7 @@ from typing import Annotated, Any, TextIO, cast
 import typer
 
 from creatok_cli import __version__
-from creatok_cli.cli import fuse, learn_token, sample, tokens
+from creatok_cli.cli import explore, fuse, learn_token, sample, tokens
 from creatok_cli.cli.console import Report, Session, Stream
 from creatok_cli.errors import CreatokError, InputError, Interrupted, OutputFull
 
@@ -54,6 +54,7 @@ def creatok(
 
     [bold]creatok sample SHEET[/bold] makes pictures, a contact sheet, a gallery and a manifest.
     [bold]creatok fuse[/bold] makes a word of concepts and weights: pig=.55 snake=.45.
+    [bold]creatok explore METHOD[/bold] looks for creatures that nobody asked for.
     [bold]creatok learn-token[/bold] learns a word that mixes concepts, for use in sheets.
     """
     context.obj.report.command = context.invoked_subcommand or ""
@@ -68,6 +69,7 @@ def creatok(
 app.command()(fuse.fuse)
 app.command()(learn_token.learn_token)
 app.command()(sample.sample)
+app.add_typer(explore.explore, name="explore")
 app.add_typer(tokens.tokens, name="tokens")
 
 

@@ -28,6 +28,8 @@ from creatok_cli.cli.progress import (
 )
 from creatok_cli.domain import (
     Event,
+    ExploreSummary,
+    Found,
     FuseSummary,
     JobFailed,
     LearnSummary,
@@ -41,9 +43,9 @@ from creatok_cli.errors import CreatokError, Interrupted, SheetError
 EVENT_SCHEMA = 1
 """Rises when a field of an event changes its meaning or goes away."""
 LISTED_FAILURES = 20
-LEARN, FUSE = "learn-token", "fuse"
+LEARN, FUSE, EXPLORE = "learn-token", "fuse", "explore"
 LISTED_CONCEPTS = 5
-AnySummary = Summary | LearnSummary | FuseSummary
+AnySummary = Summary | LearnSummary | FuseSummary | ExploreSummary
 
 
 class Stream:
@@ -103,7 +105,8 @@ class Report:
         self.command = ""
         """The command's name, known before its words are read."""
         self._summary: AnySummary | None = None
-        self._fused: list[str] = []
+        self._made: list[str] = []
+        """Files of tokens and LoRAs."""
         self._failures: list[JobFailed] = []
 
     def begin(self, kind: ProgressKind, *, quiet: bool, resume: str) -> None:
@@ -119,7 +122,7 @@ class Report:
     @property
     def unit(self) -> str:
         """What the command makes one of at a time."""
-        return "step" if self.command in (LEARN, FUSE) else "picture"
+        return "step" if self.command in (LEARN, FUSE, EXPLORE) else "picture"
 
     @property
     def told(self) -> bool:
@@ -146,7 +149,9 @@ class Report:
             case JobFailed():
                 self._failures.append(event)
             case TokenFused():
-                self._fused += [event.path] if event.path else []
+                self._made += [event.path] if event.path else []
+            case Found():
+                self._made += [path for path in (event.path, event.lora) if path]
             case Notice(level=level, message=message) if not self.json_lines and (
                 level == "warning" or not self.quiet
             ):
@@ -189,6 +194,8 @@ class Report:
             return self.tally.learn_summary(error, self.resume)
         if self.command == FUSE:
             return self.tally.fuse_summary(error, self.resume)
+        if self.command == EXPLORE:
+            return self.tally.explore_summary(error, self.resume)
         return self.tally.summary(error, self.resume)
 
     def finish(self) -> int:
@@ -200,7 +207,7 @@ class Report:
         if self.json_lines:
             self._json("summary", asdict(summary))
             return summary.code
-        for name in (*self._fused, *results_of(summary)):
+        for name in (*self._made, *results_of(summary)):
             self.out.write(printable(name) + "\n")
         self.out.flush()
         if summary.code or not self.quiet:
@@ -208,6 +215,8 @@ class Report:
                 self._say_learned(summary)
             elif isinstance(summary, FuseSummary):
                 self._say_fused(summary)
+            elif isinstance(summary, ExploreSummary):
+                self._say_explored(summary)
             else:
                 self._say_summary(summary)
         return summary.code
@@ -246,6 +255,15 @@ class Report:
         if summary.code and summary.resume:
             err.say(f"go on with: {summary.resume}")
 
+    def _say_explored(self, summary: ExploreSummary) -> None:
+        err = Silence(self.err)
+        if summary.out:
+            err.say(explored_line(summary))
+        for failure in self._failures[:LISTED_FAILURES] if summary.code else ():
+            err.say(f"  {failure_line(failure)}")
+        if summary.code and summary.resume:
+            err.say(f"go on with: {summary.resume}")
+
     def _say_summary(self, summary: Summary) -> None:
         err = Silence(self.err)
         if summary.planned or not summary.code:
@@ -277,6 +295,8 @@ def event_fields(event: Event) -> dict[str, Any]:
 
 def results_of(summary: AnySummary) -> list[str]:
     """The paths that a person would open next."""
+    if isinstance(summary, ExploreSummary):
+        return [*summary.figures, *summary.contact_sheets]
     if isinstance(summary, Summary | FuseSummary):
         return list(summary.contact_sheets)
     return [path for path in (summary.path, summary.report) if path]
@@ -307,6 +327,13 @@ def fused_line(summary: FuseSummary) -> str:
     more = len(parts) - LISTED_CONCEPTS
     said = ", ".join(parts[:LISTED_CONCEPTS]) + (f" and {more} more" if more > 0 else "")
     return f"{summary.word}: {said}, in {duration(summary.seconds)}"
+
+
+def explored_line(summary: ExploreSummary) -> str:
+    """One line for people: `12 finds among 64 looked at, in out/explore/distok-0, in 40 s`."""
+    finds = f"{summary.finds} find{'' if summary.finds == 1 else 's'}"
+    among = f" among {summary.looked_at:,} looked at" if summary.looked_at else ""
+    return f"{finds}{among}, in {summary.out}, in {duration(summary.seconds)}"
 
 
 def summary_line(summary: Summary) -> str:

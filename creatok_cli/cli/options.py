@@ -18,6 +18,7 @@ import typer
 from creatok_cli.errors import InputError
 
 MAX_BATCH = 4096
+MEASURED = "What is measured of it"
 PIXELS, RUN, REPORT, INSTEAD = "What is drawn", "How it runs", "What it tells", "Instead of a sheet"
 LEARNED, OPTIMISED = "What is learned", "How it is learned"
 FUSED, DRAWN, TRAINED = "What is fused", "What is drawn of it", "The network that fuses"
@@ -162,6 +163,29 @@ Sinks = Annotated[
         metavar="NAME",
         rich_help_panel=RUN,
         help="Write one more kind of output, from a plug-in. May repeat.",
+        show_default=False,
+    ),
+]
+
+# What is measured: never part of a key.
+Scores = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--score",
+        metavar="NAME[:KEY=VALUE,...]",
+        rich_help_panel=MEASURED,
+        help="Score the pictures: clip, labels, diversity, judge, novelty:baseline=DIR. May "
+        "repeat.",
+        show_default=False,
+    ),
+]
+Pick = Annotated[
+    int | None,
+    typer.Option(
+        "--pick",
+        metavar="N",
+        rich_help_panel=MEASURED,
+        help="Copy the N best and most different pictures of each job into picks/.",
         show_default=False,
     ),
 ]

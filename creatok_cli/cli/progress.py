@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 from creatok_cli.domain import (
     Event,
+    ExploreSummary,
+    Found,
     FuseSummary,
     ImageWritten,
     JobFailed,
@@ -86,20 +88,25 @@ class Tally:
     is_working: bool = False
     """A signal waits for the step under way."""
     steps: int = 0
+    finds: int = 0
 
     def add(self, event: Event) -> None:
         """Count one event."""
         match event:
             case Planned():
                 self.planned, self.skipped, self.todo = event.planned, event.skipped, event.todo
+                self.done = self.failed = 0  # a command may draw more than one sheet
+                self.drawing_s = None
                 self.out = event.out
             case Stage(name="drawing"):
                 self.drawing_s = time.monotonic() if self.drawing_s is None else self.drawing_s
                 self.is_working = True
-            case Stage(name="learning" | "training"):
+            case Stage(name="learning" | "training" | "exploring" | "preparing" | "searching"):
                 self.is_working = True
             case Learning():
                 self.steps = event.index
+            case Found():
+                self.finds += 1
             case ImageWritten():
                 self.done += 1
             case JobFailed():
@@ -173,6 +180,20 @@ class Tally:
             resume=resume if self.is_working and error.code not in (1, 2) else "",
         )
 
+    def explore_summary(self, error: CreatokError, resume: str) -> ExploreSummary:
+        """The summary of an exploration that ended with an error before it could tell its own."""
+        return ExploreSummary(
+            method="",
+            finds=self.finds,
+            looked_at=0,
+            out="",
+            seconds=round(time.monotonic() - self.started_s, 3),
+            code=error.code,
+            reason=error.reason,
+            retryable=error.retryable,
+            resume=resume if self.is_working and error.code not in (1, 2) else "",
+        )
+
 
 class Progress(Protocol):
     """Where people see a run move."""
@@ -220,6 +241,8 @@ class Lines(Silence):
             self.say(stage_line(event))
         if isinstance(event, JobFailed):
             self.say(failure_line(event))
+        if isinstance(event, Found):
+            self.say(found_line(event))
         if isinstance(event, Learning):
             self._show_learning(event)
         if isinstance(event, ImageWritten | JobFailed) and tally.todo:
@@ -268,6 +291,8 @@ class Bar(Silence):
             self._bar.update(self._task, description=printable(stage_line(event)))
         if isinstance(event, JobFailed):
             self.say(failure_line(event))
+        if isinstance(event, Found):
+            self.say(found_line(event))
         self._bar.update(
             self._task,
             total=tally.todo or None,
@@ -371,6 +396,16 @@ def learning_line(event: Learning) -> str:
 def stage_line(stage: Stage) -> str:
     """`loading bestiary`."""
     return f"{stage.name} {stage.detail}".rstrip()
+
+
+def found_line(found: Found) -> str:
+    """`found <distok-0-07>: quality 0.912, novelty 0.553`."""
+    values = [
+        f"{value_name(name)} {value if isinstance(value, str) else format(value, '.3f')}"
+        for name, value in found.values.items()
+    ]
+    what = found.word or os.path.basename(found.lora)
+    return f"found {what}" + (f": {', '.join(values)}" if values else "")
 
 
 def failure_line(failure: JobFailed) -> str:

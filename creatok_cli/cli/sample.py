@@ -34,6 +34,8 @@ def sample(
     dry_run: options.DryRun = False,
     metadata: options.Metadata = "full",
     sinks: options.Sinks = None,
+    scores: options.Scores = None,
+    pick: options.Pick = None,
     json_lines: options.Json = False,
     progress: options.Progress = None,
     quiet: options.Quiet = False,
@@ -43,7 +45,7 @@ def sample(
     """Draw the pictures of a sheet, with a contact sheet, a gallery and a manifest.
 
     The same command again goes on where the last one stopped: finished pictures are checked
-    and kept.
+    and kept. Scores are kept, too, in scores.json.
 
     Exit codes: 0 all pictures are there; 1 a bug; 2 flag or sheet; 3 some jobs failed; 4 model or
     token; 5 device; 6 output folder; 130 stopped, to be continued.
@@ -91,6 +93,8 @@ def sample(
         verify=verify,
         executor=machine.executor,
         sinks=tuple(sinks or ()),
+        scores=tuple(scores or ()),
+        pick=pick,
         metadata=metadata,
         stdin=sys.stdin.buffer,
         resume_command=session.report.resume,

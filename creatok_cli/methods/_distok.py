@@ -36,7 +36,7 @@ from creatok_cli.domain import Job, Labels
 from creatok_cli.errors import InputError, MethodDiverged
 from creatok_cli.methods._units import unit, unit_rows
 from creatok_cli.methods.base import Artefact, Brief, Feedback, Run, Step
-from creatok_cli.methods.distok import parse_cap
+from creatok_cli.methods.distok import parse_cap, view
 from creatok_cli.seeds import derive, generator
 from creatok_cli.tokens.network import Network, Part, part_of
 from creatok_cli.tokens.token import T5, Token
@@ -580,15 +580,7 @@ class _Study:
 
     def _is_novel(self, shares: Tensor) -> bool:
         """See `Spec.tau`, `spread` and `agreement`."""
-        spec, mean = self.spec, shares.mean(dim=0)
-        if float(mean.max()) >= spec.tau:
-            return False
-        if math.exp(float(torch.special.entr(mean).sum())) > spec.spread:
-            return False
-        middle = (shares + mean) / 2
-        apart = torch.special.xlogy(shares, shares / middle).nan_to_num(0.0).sum(dim=1)
-        back = torch.special.xlogy(mean, mean / middle).nan_to_num(0.0).sum(dim=1)
-        return float((apart + back).mean() / 2) <= spec.agreement
+        return not view(shares.tolist()).fault(self.spec)
 
     # Reports and state
 

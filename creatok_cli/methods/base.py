@@ -29,6 +29,30 @@ Verb = Literal["learn", "fuse", "explore"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quest:
+    """What an exploration looks for."""
+
+    prompt: str = ""
+    """The plain prompt that it starts from: `a photo of a creature`."""
+    subject: str = ""
+    """The word or words of the prompt that name what is looked for: `creature`."""
+    like: tuple[str, ...] = ()
+    """What finds are to resemble."""
+    unlike: tuple[str, ...] = ()
+    """What they are not to resemble."""
+    toward: tuple[Image, ...] = ()
+    """Pictures that finds are to resemble."""
+    away: tuple[Image, ...] = ()
+    """Pictures that they are not to resemble."""
+    origin: Image | None = None
+    """A picture to vary."""
+    classes: tuple[str, ...] = ()
+    """Among which a labeler names what it sees."""
+    prepared: Mapping[str, Tensor] | None = None
+    """What the method's `prepare` gave for this quest."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Brief:
     """What is asked of a method."""
 
@@ -37,6 +61,8 @@ class Brief:
     """Rows of concepts to learn from, with held-out groups; needed by the verb `learn`."""
     classes: ClassList | None = None
     """What a network learns to mix; needed by the verb `fuse`."""
+    quest: Quest | None = None
+    """Needed by the verb `explore`."""
     start: Token | None = None
     """An artefact to build on."""
     resume: Mapping[str, Tensor] | None = None
@@ -85,6 +111,8 @@ class Artefact:
     token: Token | None = None
     network: Network | None = None
     """What turns mixes into tokens, where that was learned."""
+    lora: Mapping[str, Tensor] | None = None
+    """Low-rank weights under the names of diffusers, where they were trained."""
     initial: Token | None = None
     """What learning began with, as a token: the control that isolates training."""
     ended: str = "done"

@@ -270,6 +270,17 @@ def _words_once(value: object) -> object:
     return value
 
 
+def _option(value: object) -> str | int | float | bool:
+    """A setting of one base: text, a number or a truth value, as it is written."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float | Number):
+        number = _OPTION_NUMBER(value)
+        is_whole = type(value) is int or _INTEGER.fullmatch(str(value)) is not None
+        return int(number) if is_whole else number
+    return _OPTION(value)
+
+
 def need_list(value: object) -> object:
     """Refuses null: a key without a value says nothing."""
     _need_value(value, "a list")
@@ -280,12 +291,16 @@ _PROMPT = _Text("a prompt", high=MAX_PROMPT)
 _NEGATIVE = _Text("a negative prompt", low=0, high=MAX_PROMPT)
 _IDENTIFIER = _Text("a job id", has_numbers=True)
 _VALUE = _Text("a text or number", low=0, high=2_000, has_numbers=True)
+_OPTION = _Text("a text, a number, true or false", low=0, high=2_000)
+_OPTION_NUMBER = _Real(-1e12, 1e12)
 _STEPS = _Whole(1, 1000)
 _COUNT = _Whole(1, 10_000)
 _GUIDANCE = _Real(0, 50)
 _SEED = _Whole(0, 2**63 - 1, "a whole number from 0 to 2^63 - 1")
 _BASE = _Text("the name or folder of a base", high=1_000)
 _SCHEDULER = _Text("the name of a scheduler", high=100)
+_LORA = _Text("the path of a LoRA file", high=1_000)
+_SCALE = _Real(-4, 4)
 _FILE = _Text("the name or file of a token, or {fuse: {pig: 0.55}}", high=1_000)
 _MIX = "concepts and their weights, such as {pig: 0.55, snake: 0.45}"
 _TEMPLATE = _Text("an output name such as {job}/{index:04d}-{key8}", high=300)
@@ -353,6 +368,8 @@ TokenSource = Annotated[
         }
     ),
 ]
+LoraPath = Annotated[str, PlainValidator(_LORA), WithJsonSchema(_LORA.schema())]
+Scale = Annotated[float, PlainValidator(_SCALE), WithJsonSchema(_SCALE.schema())]
 NameTemplate = Annotated[str | None, PlainValidator(_TEMPLATE), WithJsonSchema(_TEMPLATE.schema())]
 Tag = Annotated[str, PlainValidator(_TAG), WithJsonSchema(_TAG.schema())]
 AnyText = Annotated[str | None, PlainValidator(_ANY), WithJsonSchema(_ANY.schema())]
@@ -368,6 +385,18 @@ Axes = Annotated[
     dict[Variable, Values], BeforeValidator(need_mapping), Field(min_length=1, max_length=64)
 ]
 Constants = Annotated[dict[Variable, Value], BeforeValidator(need_mapping), Field(max_length=1_000)]
+Options = Annotated[
+    dict[
+        Variable,
+        Annotated[
+            str | int | float | bool,
+            PlainValidator(_option),
+            WithJsonSchema({"type": ["string", "number", "boolean"]}),
+        ],
+    ],
+    BeforeValidator(need_mapping),
+    Field(max_length=64),
+]
 Seeds = Annotated[list[OneSeed], BeforeValidator(_split), Field(min_length=1, max_length=10_000)]
 Combinations = Annotated[
     list[Annotated[dict[Variable, Value], Field(min_length=1)]],

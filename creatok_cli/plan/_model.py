@@ -17,6 +17,7 @@ from creatok_cli.registry import did_you_mean
 from creatok_cli.strict_text import Cell, Problems, escaped, shown
 
 SET = "--set"
+MAX_LORAS = 16
 _POSITION = re.compile(r"row [0-9]+")
 _BASE_HINT = "the base is chosen with --base"
 
@@ -52,6 +53,20 @@ class Settings(_Strict):
     )
 
 
+class Lora(_Strict):
+    """Low-rank weights in a file, and how much of them."""
+
+    path: kinds.LoraPath = Field(
+        description="A LoRA file for the base, with the names of diffusers; relative to the sheet."
+    )
+    scale: kinds.Scale = Field(
+        default=1.0, description="Its strength: 1 unless given; 0 is none, below 0 the opposite."
+    )
+
+
+Loras = Annotated[list[Lora], BeforeValidator(kinds.need_list), Field(max_length=MAX_LORAS)]
+
+
 class Entry(Settings):
     """One row of `jobs`: a prompt, its variables, and overrides of any default."""
 
@@ -83,6 +98,14 @@ class Entry(Settings):
         default_factory=list,
         description="Exact seeds, one picture each, in place of seed and count.",
     )
+    loras: Loras = Field(
+        default_factory=list,
+        description="LoRA files of this job, in place of those at the top; [] for none.",
+    )
+    options: kinds.Options = Field(
+        default_factory=dict,
+        description="Settings that only this job's base knows; they win over those at the top.",
+    )
     tags: kinds.Tags = Field(
         default_factory=list, description="Words to group jobs by: --only finds them."
     )
@@ -106,6 +129,16 @@ class Head(_Strict):
         description="Learned words: hydra-fox: NAME in the token library, or the path of its "
         "file, or a mix of concepts: chimera: {fuse: {pig: 0.55, snake: 0.45}}. Prompts say "
         "<hydra-fox>.",
+    )
+    loras: Loras = Field(
+        default_factory=list,
+        description="LoRA files that all jobs are drawn with, in this order: "
+        "[{path: loras/scales.safetensors, scale: 0.8}].",
+    )
+    options: kinds.Options = Field(
+        default_factory=dict,
+        description="Settings that only the base knows, for all jobs: {coherence: 0.3, "
+        "freedom: 2} on els.",
     )
     vars: kinds.Constants = Field(
         default_factory=dict, description="Variables with one value, for all jobs."
@@ -229,13 +262,17 @@ def _wording(fault: Any, prefix: Sequence[str | int]) -> tuple[str, str, str]:
         "too_short": "at least one member",
         "too_long": f"at most {context.get('max_length')} members",
     }.get(kind, str(context.get("expected", "something else")))
-    if kind in ("model_type", "dict_type") and not path:
+    if kind == "model_type" and loc[:1] == ("loras",):
+        expected = "a LoRA such as {path: FILE, scale: 0.8}"
+    elif kind in ("model_type", "dict_type") and not path:
         expected = "a mapping with a prompt"
     what = f"{path}: " if path else ""
     return str(context.get("slug", "bad-value")), f"{what}found {found}, expected {expected}", hint
 
 
 def _allowed(prefix: Sequence[str | int], loc: Sequence[str | int]) -> list[str]:
+    if loc[0] == "loras" and len(loc) > 1:
+        return list(Lora.model_fields)
     if prefix:
         return list(Entry.model_fields)
     if loc[0] == "tokens" and len(loc) > 1:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from creatok_cli.domain import BaseFacts
-from creatok_cli.errors import Problem
+from creatok_cli.errors import Problem, TokenMissing
 from creatok_cli.plan._combine import exclusions, prompt_count
 from creatok_cli.plan._model import Entry, Settings
 from creatok_cli.plan.sheet import MAX_PICTURES, Sheet
@@ -38,9 +38,15 @@ class Resolver:
     """Settings of every entry: `--set`, else its own, else the sheet's, else the base's."""
 
     def __init__(
-        self, sheet: Sheet, bases: Mapping[str, BaseFacts], dtype: str | None, problems: Problems
+        self,
+        sheet: Sheet,
+        bases: Mapping[str, BaseFacts],
+        loras: Mapping[str, str],
+        dtype: str | None,
+        problems: Problems,
     ) -> None:
         self.sheet = sheet
+        self.loras = loras
         self.bases = bases
         self.dtype = dtype
         self.problems = problems
@@ -65,10 +71,22 @@ class Resolver:
                 "row": self.sheet.row_ids[index],
                 "where": self.sheet.where(index),
                 "tags": tuple(entry.tags),
+                "weights": self.weights(index),
+                "options": self.sheet.options_of(index),
             },
             negative=self.sheet.setting(index, "negative", None),
             seeds=picture_seeds(self.sheet, index),
         )
+
+    def weights(self, index: int) -> tuple[tuple[str, float], ...]:
+        """(digest, scale) of each LoRA of an entry."""
+        worn = self.sheet.loras_of(index)
+        for lora in worn:
+            if lora.path not in self.loras:
+                raise TokenMissing(
+                    f"{self.sheet.where(index)}: the LoRA {lora.path} was not loaded"
+                )
+        return tuple((self.loras[lora.path], lora.scale) for lora in worn)
 
     def settings(self, index: int) -> dict[str, Any]:
         """Checked against the base; empty when there is no such base."""

@@ -27,7 +27,7 @@ from creatok_cli.strict_text import (
 from creatok_cli.strict_yaml import read_yaml
 
 MAX_COLUMNS = 1_000
-_NESTED = ("matrix", "zip", "include", "exclude", "vars")
+_NESTED = ("matrix", "zip", "include", "exclude", "vars", "loras", "options")
 _OPENERS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')
 
 

@@ -7,7 +7,7 @@ Does not: expand products (`expand.py`) or check single values (`_fields.py`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from creatok_cli.errors import UnsafeName
@@ -17,7 +17,7 @@ from creatok_cli.registry import did_you_mean
 from creatok_cli.strict_text import At, Problems, shown
 
 if TYPE_CHECKING:
-    from creatok_cli.plan._model import Entry
+    from creatok_cli.plan._model import Entry, Lora
     from creatok_cli.plan.sheet import Sheet
 
 
@@ -26,10 +26,12 @@ def check_rules(sheet: Sheet) -> None:
     checks = _Checks(sheet)
     checks.name()
     checks.ids()
+    checks.loras((), sheet.head.loras)
     used: set[str] = set()
     for row in range(len(sheet.jobs)):
         used.update(checks.variables(row))
         checks.seeds(row)
+        checks.loras(("jobs", row), sheet.jobs[row].loras)
     if sheet.has_columns:
         checks.columns(used)
     checks.problems.check()
@@ -93,6 +95,14 @@ class _Checks:
             if earlier != row:
                 message = f"this id is used already, at {self.sheet.where(earlier)}"
                 self.say(("jobs", row, "id"), "duplicate-id", message)
+
+    def loras(self, prefix: At, loras: Sequence[Lora]) -> None:
+        first: dict[str, int] = {}
+        for index, lora in enumerate(loras):
+            if first.setdefault(lora.path, index) != index:
+                message = f"loras: {shown(lora.path)} is listed twice"
+                path = (*prefix, "loras", index, "path")
+                self.say(path, "conflict", message, otherwise="add their scales")
 
     def seeds(self, row: int) -> None:
         entry = self.sheet.jobs[row]

@@ -36,6 +36,7 @@ def expand(
     sheet: Sheet,
     bases: Mapping[str, BaseFacts],
     tokens: Mapping[str, str],
+    loras: Mapping[str, str] | None = None,
     *,
     only: str | None = None,
     dtype: str | None = None,
@@ -43,14 +44,14 @@ def expand(
     """All jobs of a sheet, keyed and named, in sheet order.
 
     `bases` holds the facts of every name in `sheet.base_names()`, `tokens` the artefact id of every
-    word in `sheet.tokens`. `only` keeps the jobs whose id or tag matches the glob, after all rows
-    were checked; `dtype` (`--precision`) wins over the sheet. Raises SheetError, UnknownName
-    (`only` matches nothing), TokenMissing.
+    word in `sheet.tokens`, `loras` the digest of every path in `sheet.lora_places()`. `only` keeps
+    the jobs whose id or tag matches the glob, after all rows were checked; `dtype` (`--precision`)
+    wins over the sheet. Raises SheetError, UnknownName (`only` matches nothing), TokenMissing.
     """
     with collector_paused():
         check_amount(sheet)
         problems = Problems()
-        resolver = Resolver(sheet, bases, dtype, problems)
+        resolver = Resolver(sheet, bases, loras or {}, dtype, problems)
         rows = [resolver.row(index) for index in range(len(sheet.jobs))]
         problems.check()
         expansion = _Expansion(sheet, tokens, problems)

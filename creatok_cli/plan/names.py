@@ -27,7 +27,7 @@ MAX_PART_BYTES = 120
 MAX_NAME_BYTES = 200
 EXTENSION_BYTES = 5
 """Room that a name leaves for the extension that a sink adds."""
-_OWN_FILES = re.compile(r"(?:manifest|plan|attempts)\..+|(?:contact-sheet|gallery).*\..+")
+_OWN_FILES = re.compile(r"(?:manifest|plan|attempts|scores)\..+|(?:contact-sheet|gallery).*\..+")
 """First part, folded, of the files that creatok itself keeps at the top of an output folder."""
 _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$", "clock$"]

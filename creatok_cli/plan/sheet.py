@@ -18,12 +18,14 @@ from typing import Any, BinaryIO
 from pydantic import ValidationError
 
 from creatok_cli.concepts.mixes import Mix, make_mix
+from creatok_cli.domain import Options
 from creatok_cli.errors import Problem
 from creatok_cli.hashing import canonical_json, sha256_hex
 from creatok_cli.plan._model import (
     SET,
     Entry,
     Head,
+    Lora,
     Places,
     Settings,
     check_sets,
@@ -102,6 +104,25 @@ class Sheet:
                 return getattr(layer, key)
         return default
 
+    def loras_of(self, row: int) -> list[Lora]:
+        """The LoRAs of one job: its own, else the sheet's."""
+        entry = self.jobs[row]
+        return entry.loras if "loras" in entry.model_fields_set else self.head.loras
+
+    def options_of(self, row: int) -> Options:
+        """The options of one job: the sheet's, with its own in their place."""
+        return tuple(sorted({**self.head.options, **self.jobs[row].options}.items()))
+
+    def lora_places(self) -> dict[str, tuple[str | int, ...]]:
+        """Where each LoRA path stands first, by the path as written."""
+        lists: list[tuple[tuple[str | int, ...], list[Lora]]] = [((), self.head.loras)]
+        lists += [(("jobs", row), entry.loras) for row, entry in enumerate(self.jobs)]
+        found: dict[str, tuple[str | int, ...]] = {}
+        for prefix, loras in lists:
+            for index, lora in enumerate(loras):
+                found.setdefault(lora.path, (*prefix, "loras", index, "path"))
+        return found
+
     def label(self, row: int) -> str:
         """How messages call a job: by its id, or by its position."""
         own = self.jobs[row].id
@@ -123,7 +144,8 @@ class Sheet:
     ) -> Problem:
         """A problem at a place of the sheet; a path into `jobs` names the job."""
         line, column = self.places.find(path, key=key)
-        row = self.label(path[1]) if len(path) > 1 and isinstance(path[1], int) else ""
+        at = path[1] if len(path) > 1 and path[0] == "jobs" else None
+        row = self.label(at) if isinstance(at, int) else ""
         return worded(self.file, (line, column), slug, message, hint, row)
 
     def unknown_base(self, row: int, known: Iterable[str]) -> Problem:

@@ -32,13 +32,18 @@ def read_model(kind: Any, folder: Path) -> Any:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model, found = kind.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    try:
+        model, found = kind.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":  # a cut file; safetensors' own kind
+            raise ValueError(f"{folder.name}: {why(error)}") from error
+        raise
     lost = sorted(str(name) for name in (*found["missing_keys"], *found["mismatched_keys"]))
     if lost:
         raise ValueError(f"{folder.name} lacks {lost[0]}")

@@ -1,6 +1,9 @@
-"""What a metric does: scores pictures, or labels what they show; and which metric may teach.
+"""What a metric does: scores pictures, sets of them, or labels what they show; which may teach.
 
-A scorer module has `GIVES` (`scores`, `labels` or both), `Spec` and `build(spec)`. One that says
+A scorer module has `GIVES` (some of `scores`, `sets`, `labels`), `Spec` and `build(spec)`. Figures
+have three places: `score` gives the one figure of a picture that stands below it; `figures`, which
+a scorer may have beside it, gives all that it knows of a picture, that one first; `score_set` gives
+what no single picture has, such as the diversity of the pictures of one job. One that says
 `MEASURES_ONLY = True` measures results and never steers them: a method that could see its answers
 would learn to please the measure. Workflows get whatever answers a method through
 `build_teacher`, which refuses such scorers by name, before anything of theirs is read.
@@ -29,6 +32,24 @@ class Scorer(Protocol):
 
     def score(self, results: Sequence[Rendered]) -> list[Score]:
         """One Score per result, in order; each depends on its own result alone."""
+
+
+@runtime_checkable
+class SetScorer(Protocol):
+    """Figures of several pictures together."""
+
+    def score_set(self, results: Sequence[Rendered]) -> list[Score]:
+        """Figures of the whole set, the most telling first; none for no pictures. Order and
+        repetition of calls change nothing beyond rounding.
+        """
+
+
+def figures(scorer: Scorer, results: Sequence[Rendered]) -> list[tuple[Score, ...]]:
+    """All figures of each result, in order, by `figures` of the scorer, else by `score`."""
+    own = getattr(scorer, "figures", None)
+    if own is not None:
+        return [tuple(each) for each in own(results)]
+    return [(each,) for each in scorer.score(results)]
 
 
 @runtime_checkable

@@ -17,30 +17,26 @@ shows them alone.
 
 from __future__ import annotations
 
-import math
+import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from PIL.Image import Resampling
-from torch.nn.functional import normalize
 
 from creatok_cli.domain import Labels, Rendered, Score
-from creatok_cli.errors import ArtefactError, InputError
-from creatok_cli.scorers._folder import UNREADABLE, Pixels, read_model, read_pixels, to_tensor, why
+from creatok_cli.errors import InputError
+from creatok_cli.scorers._towers import Towers, check_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
 GIVES = ("scores", "labels")
-LOGIT_SCALE = 100.0
-"""Where neither weights nor config say the model's own: the ceiling of CLIP's training."""
-HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-"""Pixels in [-1, 1], where a folder has no preprocessor_config.json."""
+LEARNED = "creature"
+"""What a learned word of a prompt is to the text tower, which has never read it."""
+_WORD = re.compile(r"<[^<>\s]+>")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +52,10 @@ class Spec:
     words: tuple[str, ...] = ("text_encoder",)
     """Of the text towers, one for each image tower."""
     tokenizer: tuple[str, ...] = ("tokenizer",)
-    text: str = "a photo of a {a} {b}"
-    """What the score compares with; names in braces are values of the job's labels."""
+    text: str = ""
+    """What the score compares with; names in braces are values of the job's labels. Empty: the
+    job's own prompt, where a learned word counts as "creature".
+    """
     templates: tuple[str, ...] = ("a photo of a {}",)
     """What a class is said to look like; the embeddings of several are averaged."""
     temperature: float = 1.0
@@ -66,12 +64,9 @@ class Spec:
     """Pictures that go through a tower together."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.rows <= 1024:
-            raise ValueError("rows is 1 to 1024")
+        check_names(self)
         if not 0.01 <= self.temperature <= 100:
             raise ValueError("temperature is 0.01 to 100")
-        if not self.image or not len(self.image) == len(self.words) == len(self.tokenizer):
-            raise ValueError("image, words and tokenizer name one folder each per CLIP model")
         if not self.templates or any(each.count("{}") != 1 for each in self.templates):
             raise ValueError('templates are texts with one "{}" each, where the class goes')
 
@@ -80,8 +75,6 @@ def build(spec: Spec) -> ClipScorer:
     """Reads all towers, f32 on the CPU. Raises InputError without a folder, ArtefactError where
     the folder has no such towers.
     """
-    if not spec.folder:
-        raise InputError("scorers: clip needs folder=..., a folder with a CLIP model")
     return ClipScorer(spec)
 
 
@@ -89,9 +82,7 @@ class ClipScorer:
     """A Scorer and a Labeler."""
 
     def __init__(self, spec: Spec) -> None:
-        self._spec, root = spec, Path(spec.folder)
-        parts = zip(spec.image, spec.words, spec.tokenizer, strict=True)
-        self._spaces = [_open(root, *names, rows=spec.rows) for names in parts]
+        self._spec, self._towers = spec, Towers(spec, who="clip")
 
     def score(self, results: Sequence[Rendered]) -> list[Score]:
         """Cosine to the Spec's text, one per result.
@@ -127,32 +118,21 @@ class ClipScorer:
             raise InputError("clip: a zero-shot labeler needs the classes to choose from")
         if not images:
             return torch.zeros(0, len(classes), dtype=torch.float64)
-        return torch.stack([self._logits(space, images, classes) for space in self._spaces]).mean(0)
+        return self._towers.logits(images, classes, self._spec.templates)
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """[b d] unit embeddings of plain texts; those of an ensemble side by side, so that a dot
         product is the mean of its cosines.
         """
-        return self._beside([space.texts(prompts) for space in self._spaces])
+        return self._towers.texts(prompts)
 
     def pictures(self, images: Sequence[Image]) -> Tensor:
         """[b d] unit embeddings, in the space of `texts`."""
-        return self._beside([space.pictures(images) for space in self._spaces])
-
-    def _beside(self, parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(parts), dim=1) / math.sqrt(len(parts))
-
-    def _logits(self, space: _Space, images: Sequence[Image], classes: Sequence[str]) -> Tensor:
-        templates = [
-            space.texts([each.replace("{}", name) for name in classes])
-            for each in self._spec.templates
-        ]
-        words = normalize(torch.stack(templates).double().mean(0), dim=-1)
-        # Row by row: a matrix product rounds differently for other numbers of rows.
-        cosines = [(row * words).sum(1) for row in space.pictures(images).double()]
-        return space.scale * torch.stack(cosines)
+        return self._towers.pictures(images)
 
     def _filled(self, result: Rendered) -> str:
+        if not self._spec.text:
+            return _WORD.sub(LEARNED, result.job.prompt)
         labels = dict(result.job.labels)
         slots = [name for _, name, _, _ in string.Formatter().parse(self._spec.text) if name]
         missing = [name for name in slots if name not in labels]
@@ -162,107 +142,3 @@ class ClipScorer:
                 f"which the text {self._spec.text!r} needs"
             )
         return self._spec.text.format_map({name: labels[name] for name in slots})
-
-
-class _Space:
-    """One CLIP model: an image tower and the text tower that was trained with it."""
-
-    def __init__(
-        self,
-        *,
-        folder: Path,
-        pixels: Pixels,
-        image: Callable[[Tensor], Tensor],
-        words: Callable[[Tensor], Tensor],
-        tokenizer: Any,
-        side: int,
-        scale: float,
-        rows: int,
-    ) -> None:
-        self._folder, self._image, self._words, self._tokenizer = folder, image, words, tokenizer
-        self._pixels, self._side, self._rows, self.scale = pixels, side, rows, scale
-        self._known: dict[str, Tensor] = {}
-
-    @torch.inference_mode()
-    def texts(self, prompts: Sequence[str]) -> Tensor:
-        """[b d] unit embeddings of plain texts; each is computed once, alone, and kept."""
-        for prompt in prompts:
-            if prompt not in self._known:
-                found = self._tokenizer(
-                    [prompt], padding="max_length", truncation=True, return_tensors="pt"
-                )
-                self._known[prompt] = self._unit(self._words(found.input_ids), "a text")[0]
-        return torch.stack([self._known[prompt] for prompt in prompts])
-
-    @torch.inference_mode()
-    def pictures(self, images: Sequence[Image]) -> Tensor:
-        """[b d] unit embeddings; chunks have one size, so neighbours change no bit."""
-        rows, parts = self._rows, []
-        for start in range(0, len(images), rows):
-            stack = torch.stack([self._prepared(image) for image in images[start : start + rows]])
-            pads = stack[-1:].expand(rows - len(stack), -1, -1, -1)
-            parts.append(self._image(torch.cat([stack, pads]))[: len(stack)])
-        return self._unit(torch.cat(parts), "a picture")
-
-    def _unit(self, embedded: Tensor, what: str) -> Tensor:
-        if not embedded.isfinite().all():
-            raise ArtefactError(
-                f"{self._folder}: the CLIP model makes NaN or infinity of {what}: its weights are "
-                "damaged; fetch them again"
-            )
-        return normalize(embedded, dim=-1)
-
-    def _prepared(self, image: Image) -> Tensor:
-        """[3 H W]: shorter side to the tower's size, middle cut out, mean and std as trained."""
-        image, side = image.convert("RGB"), self._side
-        if image.size != (side, side):
-            factor = side / min(image.size)
-            width, height = (max(side, round(edge * factor)) for edge in image.size)
-            image = image.resize((width, height), Resampling.BICUBIC)
-            left, top = (width - side) // 2, (height - side) // 2
-            image = image.crop((left, top, left + side, top + side))
-        return to_tensor(image, self._pixels)
-
-
-def _open(root: Path, image: str, words: str, tokenizer: str, *, rows: int) -> _Space:
-    """One model's towers, whole, frozen and silent; a whole CLIPModel knows its scale itself."""
-    from transformers import (
-        CLIPModel,
-        CLIPTextModelWithProjection,
-        CLIPTokenizer,
-        CLIPVisionModelWithProjection,
-    )
-
-    try:
-        reader = CLIPTokenizer.from_pretrained(root / tokenizer, local_files_only=True)
-        if image == words:
-            whole = read_model(CLIPModel, root / image)
-            config, scale = whole.config.vision_config, float(whole.logit_scale.exp())
-            see, say = _halves(whole)
-        else:
-            eye = read_model(CLIPVisionModelWithProjection, root / image)
-            mouth = read_model(CLIPTextModelWithProjection, root / words)
-            # The bestiary's towers have it in their config, as the factor itself.
-            config, scale = eye.config, float(getattr(eye.config, "logit_scale", LOGIT_SCALE))
-            see, say = (lambda x: eye(x).image_embeds), (lambda ids: mouth(ids).text_embeds)
-        pixels = read_pixels(root / image, HALF)
-    except UNREADABLE as error:
-        raise ArtefactError(f"{root}: no CLIP towers can be read there: {why(error)}") from error
-    return _Space(
-        folder=root / image,
-        pixels=pixels,
-        image=see,
-        words=say,
-        tokenizer=reader,
-        side=int(config.image_size),
-        scale=scale,
-        rows=rows,
-    )
-
-
-def _halves(model: Any) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """Pixels and ids to embeddings, as both halves of a CLIPModel do it."""
-    return (
-        lambda pixels: model.visual_projection(model.vision_model(pixels).pooler_output),
-        lambda ids: model.text_projection(model.text_model(ids).pooler_output),
-    )

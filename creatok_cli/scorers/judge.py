@@ -98,11 +98,17 @@ class JudgeScorer:
         name = self._spec.measure
         parents = [self._parents(result, name) for result in results]
         found = self.measure([result.image for result in results], parents)
-        unit, high, better = MEASURES[name]
-        return [
-            Score(name=name, value=row[name], unit=unit, range=(0.0, high), better=_better(better))
-            for row in found
-        ]
+        return [_score(name, row[name]) for row in found]
+
+    def figures(self, results: Sequence[Rendered]) -> list[tuple[Score, ...]]:
+        """All measures that each result allows: the Spec's first, where it does; without two
+        parents only those that need none.
+        """
+        parents = [self._named(result) for result in results]
+        parents = [pair if len(pair) == 2 else [] for pair in parents]
+        rows = self.measure([result.image for result in results], parents)
+        order = sorted(MEASURES, key=lambda name: name != self._spec.measure)
+        return [tuple(_score(name, row[name]) for name in order if name in row) for row in rows]
 
     def label(
         self, images: Sequence[Image], *, classes: Sequence[str] = (), question: str = ""
@@ -142,8 +148,7 @@ class JudgeScorer:
         return self._judge.look([*images, *pads], rows=ROWS)
 
     def _parents(self, result: Rendered, measure: str) -> list[str]:
-        named = [value for _, value in result.job.labels if value in self._index]
-        found = list(dict.fromkeys(named))
+        found = self._named(result)
         if len(found) == 2:
             return found
         if measure in PARENTLESS:
@@ -152,6 +157,11 @@ class JudgeScorer:
             f"judge: {result.job.name or result.job.prompt[:60]!r} names {len(found)} concepts in "
             f"its labels; {measure} needs the two parents"
         )
+
+    def _named(self, result: Rendered) -> list[str]:
+        """The concepts among the values of a job's labels, once each."""
+        named = [value for _, value in result.job.labels if value in self._index]
+        return list(dict.fromkeys(named))
 
     def _place(self, name: str) -> int:
         if name not in self._index:
@@ -186,5 +196,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> float:
     return min(1.0, max(0.0, float(bits) / 2 / 0.6931471805599453))
 
 
-def _better(word: str) -> Literal["higher", "lower"]:
-    return "lower" if word == "lower" else "higher"
+def _score(name: str, value: float) -> Score:
+    unit, high, better = MEASURES[name]
+    way: Literal["higher", "lower"] = "lower" if better == "lower" else "higher"
+    return Score(name=name, value=value, unit=unit, range=(0.0, high), better=way)

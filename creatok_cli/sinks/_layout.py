@@ -9,14 +9,16 @@ Does not: draw.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Protocol
 
 from PIL import ImageFont
 
+from creatok_cli.domain import Score
 from creatok_cli.sinks._ledger import Picture, entries
+from creatok_cli.sinks.base import told
 
 MARGIN, GAP, BLOCK_GAP = 40, 8, 32
 TITLE_PX, ENTRY_PX, PROMPT_PX, CAPTION_PX = 34, 22, 17, 13
@@ -47,6 +49,12 @@ class Block:
     label: str
     pictures: tuple[Picture, ...]
     tile: tuple[int, int]
+    notes: tuple[tuple[str, ...], ...] = ()
+    """Lines of scores below each picture; empty where nothing was scored."""
+
+    @property
+    def note_lines(self) -> int:
+        return max(map(len, self.notes), default=0)
 
     @property
     def width(self) -> int:
@@ -58,6 +66,8 @@ class Strip:
     """Blocks that share a line of the page, or the heading of a sheet entry."""
 
     heading: str = ""
+    note: str = ""
+    """Beside the heading: scores of all pictures of the entry."""
     blocks: list[Block] = field(default_factory=list)
 
     @property
@@ -73,7 +83,9 @@ class Strip:
         if self.heading:
             return ENTRY_PX + 34
         tallest = max(block.tile[1] for block in self.blocks)
-        return self.label_lines * line_height(PROMPT_PX) + 8 + tallest + CAPTION_PX + 8 + BLOCK_GAP
+        notes = max(block.note_lines for block in self.blocks) * line_height(CAPTION_PX)
+        above = self.label_lines * line_height(PROMPT_PX) + 8
+        return above + tallest + CAPTION_PX + 8 + notes + BLOCK_GAP
 
 
 def tile_size(spec: Measures, size_px: tuple[int, int]) -> tuple[int, int]:
@@ -86,8 +98,29 @@ def tile_size(spec: Measures, size_px: tuple[int, int]) -> tuple[int, int]:
     return max(1, size_px[0] * factor), max(1, size_px[1] * factor)
 
 
-def iter_blocks(spec: Measures, shown: list[Picture]) -> Iterator[Block]:
-    """One block per prompt, or several where its pictures do not fit side by side."""
+def note_lines(scores: Sequence[Score], width: int) -> tuple[str, ...]:
+    """Scores in lines of that width, a score never broken."""
+    face = font(CAPTION_PX)
+    lines: list[str] = []
+    for score in scores:
+        # Of a path the last part tells most; a note that is cut tells little.
+        notes = (score.note, score.note.rpartition("/")[2], "")
+        texts = [readable(told(replace(score, note=note))) for note in notes]
+        text = next((each for each in texts if face.getlength(each) <= width), texts[-1])
+        if lines and face.getlength(f"{lines[-1]}   {text}") <= width:
+            lines[-1] += f"   {text}"
+        else:
+            lines.append(text)
+    return tuple(lines)
+
+
+def iter_blocks(
+    spec: Measures, shown: list[Picture], scores: Mapping[str, Sequence[Score]] | None = None
+) -> Iterator[Block]:
+    """One block per prompt, or several where its pictures do not fit side by side; `scores` by
+    file.
+    """
+    known = scores or {}
     for entry, prompts in entries(shown).items():
         for prompt, found in prompts.items():
             tile = tile_size(spec, found[0].job.size_px)
@@ -95,17 +128,32 @@ def iter_blocks(spec: Measures, shown: list[Picture]) -> Iterator[Block]:
             for start in range(0, len(found), per_line):
                 label = readable(prompt) + (" (continued)" if start else "")
                 part = tuple(found[start : start + per_line])
-                yield Block(entry=entry, label=label, pictures=part, tile=tile)
+                notes = tuple(note_lines(known.get(p.line.file, ()), tile[0]) for p in part)
+                yield Block(
+                    entry=entry,
+                    label=label,
+                    pictures=part,
+                    tile=tile,
+                    notes=notes if any(notes) else (),
+                )
 
 
-def cut_pages(spec: Measures, shown: list[Picture]) -> list[list[Strip]]:
-    """Blocks flow into strips, strips into pages; a heading never ends a page."""
+def cut_pages(
+    spec: Measures,
+    shown: list[Picture],
+    scores: Mapping[str, Sequence[Score]] | None = None,
+    row_scores: Mapping[str, Sequence[Score]] | None = None,
+) -> list[list[Strip]]:
+    """Blocks flow into strips, strips into pages; a heading never ends a page. Scores by file and
+    by entry.
+    """
     strips: list[Strip] = []
     entry: str | None = None
-    for block in iter_blocks(spec, shown):
+    for block in iter_blocks(spec, shown, scores):
         if block.entry != entry:
             entry = block.entry
-            strips += [Strip(heading=readable(entry)), Strip(blocks=[block])]
+            note = "   ".join(readable(told(score)) for score in (row_scores or {}).get(entry, ()))
+            strips += [Strip(heading=readable(entry), note=note), Strip(blocks=[block])]
         elif strips[-1].width + BLOCK_GAP + block.width <= spec.content_width_px:
             strips[-1].blocks.append(block)
         else:

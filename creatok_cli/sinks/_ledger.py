@@ -202,12 +202,17 @@ def encode(line: Line) -> bytes:
         value = getattr(line, name)
         if name in _ALWAYS or value != _DEFAULTS.get(name):
             record[name] = list(value) if isinstance(value, tuple) else value
+    return seal(record)
+
+
+def seal(record: Mapping[str, Any]) -> bytes:
+    """Canonical JSON with its CRC-32 as the last field, and a line feed."""
     body = json_bytes(record)
     return body[:-1] + b',"crc":"%08x"}\n' % zlib.crc32(body)
 
 
-def decode(raw: bytes) -> Line | None:
-    """A line without its line feed; None if it cannot be believed. Raises SchemaNewer."""
+def unseal(raw: bytes) -> dict[str, Any] | None:
+    """The record of a sealed line without its line feed; None if it cannot be believed."""
     found = _CRC.search(raw)
     if found is None:
         return None
@@ -218,7 +223,13 @@ def decode(raw: bytes) -> Line | None:
         record = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or type(record.get("schema")) is not int:
+    return record if isinstance(record, dict) else None
+
+
+def decode(raw: bytes) -> Line | None:
+    """A line without its line feed; None if it cannot be believed. Raises SchemaNewer."""
+    record = unseal(raw)
+    if record is None or type(record.get("schema")) is not int:
         return None
     if record["schema"] > SCHEMA:
         raise SchemaNewer(

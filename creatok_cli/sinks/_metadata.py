@@ -115,13 +115,13 @@ def parameters(job: Job, base: str, provenance: Provenance) -> str:
         ("CFG scale", job.guidance),
         ("Seed", job.seed),
         ("Size", f"{job.size_px[0]}x{job.size_px[1]}"),
-        ("Model hash", job.base_digest.rpartition(":")[2][:10]),
+        ("Model hash", short(job.base_digest)),
         ("Model", base),
     ]
     if job.strength is not None:
         pairs.append(("Denoising strength", job.strength))
     if job.weights:
-        pairs.append(("Lora hashes", _named((d[:10], f"{s:g}") for d, s in job.weights)))
+        pairs.append(("Lora hashes", _named((short(d), f"{s:g}") for d, s in job.weights)))
     if job.tokens:
         pairs.append(("TI hashes", _named(job.tokens)))
     pairs.append(("Version", f"creatok {__version__}"))
@@ -130,6 +130,11 @@ def parameters(job: Job, base: str, provenance: Provenance) -> str:
         lines.append(f"Negative prompt: {job.negative}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs))
     return "\n".join(lines)
+
+
+def short(digest: str) -> str:
+    """The first 10 hex digits, as A1111 tells files apart."""
+    return digest.rpartition(":")[2][:10]
 
 
 def _named(pairs: Iterator[tuple[str, str]] | tuple[tuple[str, str], ...]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from creatok_cli.domain import Failed, FailureKind, Job, Rendered
+from creatok_cli.domain import Failed, FailureKind, Job, Rendered, Score
 from creatok_cli.durable import Writer
 
 if TYPE_CHECKING:
@@ -86,6 +86,12 @@ class Output:
     replace`."""
     published: dict[str, Published] = field(default_factory=dict)
     """By file; filled by the png sink, taken by the manifest sink."""
+    scores: dict[str, tuple[Score, ...]] = field(default_factory=dict)
+    """By file: the figures that stand below a picture."""
+    row_scores: dict[str, tuple[Score, ...]] = field(default_factory=dict)
+    """By sheet entry: figures of all its pictures together."""
+    picks: Set[str] = frozenset()
+    """Files of the pictures that were picked."""
     stopped: bool = False
     """The run was asked to stop, or cannot go on: derived files wait for the next run."""
     notes: list[str] = field(default_factory=list)
@@ -97,6 +103,11 @@ class Output:
 def file_of(job: Job) -> str:
     """The relative file name of a job's picture."""
     return f"{job.name}.png"
+
+
+def told(score: Score) -> str:
+    """`clip 0.312`, `labels 0.441 owl`."""
+    return f"{score.name} {score.value:.3f} {score.note}".rstrip()
 
 
 def base_label(base: str) -> str:

@@ -9,8 +9,9 @@ Does not: contain a time; show what was never tried; touch the pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -92,11 +93,11 @@ class ContactSheetSink:
         if self._out.stopped:
             return
         shown = pictures(self._plan, self._out.ledger)
-        pages = cut_pages(self._spec, shown)
+        pages = cut_pages(self._spec, shown, self._out.scores, self._out.row_scores)
         names = page_names(len(pages))
         facts = Facts.of(self._plan.sheet, shown)
         for number, (name, page) in enumerate(zip(names, pages, strict=True), start=1):
-            digest = page_digest(facts, page, number, len(pages))
+            digest = page_digest(facts, page, number, len(pages), self._out.picks)
             if digest_of(self._out, name, DIGEST_KEYWORD) != digest:
                 check_ours(self._out, name, DIGEST_KEYWORD)
                 image, is_whole = draw_page(self._out, facts, page, number, len(pages))
@@ -142,20 +143,33 @@ def page_names(count: int) -> list[str]:
     return [f"contact-sheet-{number:03d}.png" for number in range(1, count + 1)]
 
 
-def page_digest(facts: Facts, page: Sequence[Strip], number: int, count: int) -> str:
+def page_digest(
+    facts: Facts,
+    page: Sequence[Strip],
+    number: int,
+    count: int,
+    picks: Set[str] = frozenset(),
+) -> str:
     """sha256 over all that decides a page's pixels."""
-    shows = [
+    shows: list[Any] = [
         [strip.heading]
         + [
             [block.label, block.tile]
             + [
                 [p.line.file, p.line.seed, p.line.status, p.line.kind, p.line.pixels]
+                + ([flag] if (flag := copy_flag(p)) else [])
                 for p in block.pictures
             ]
             for block in strip.blocks
         ]
         for strip in page
     ]
+    # Only where there are some: pages of before are not drawn again.
+    if any(strip.note or any(block.notes for block in strip.blocks) for strip in page):
+        shows.append([[strip.note, [block.notes for block in strip.blocks]] for strip in page])
+    files = {p.line.file for strip in page for block in strip.blocks for p in block.pictures}
+    if files & picks:
+        shows.append(["picks", sorted(files & picks)])
     who = [facts.sheet, facts.done, facts.failed, facts.origin, number, count]
     return sha256_hex(json_bytes([LAYOUT, __version__, who, shows]))
 
@@ -173,7 +187,7 @@ def draw_page(
     y, is_whole = head_height(), True
     for strip in page:
         if strip.heading:
-            draw_heading(pen, strip.heading, width, y)
+            draw_heading(pen, strip.heading, strip.note, width, y)
         else:
             is_whole &= draw_strip(out, image, pen, strip, y)
         y += strip.height
@@ -195,9 +209,13 @@ def draw_head(pen: ImageDraw.ImageDraw, facts: Facts, width: int, number: int, c
     put(pen, where, "   ".join(parts), CAPTION_PX + 2, MUTED, width - 2 * MARGIN)
 
 
-def draw_heading(pen: ImageDraw.ImageDraw, text: str, width: int, y: int) -> None:
+def draw_heading(pen: ImageDraw.ImageDraw, text: str, note: str, width: int, y: int) -> None:
     pen.line([(MARGIN, y), (width - MARGIN, y)], fill=RULE, width=1)
     put(pen, (MARGIN, y + 12), text, ENTRY_PX, ACCENT, width - 2 * MARGIN)
+    left = round(font(ENTRY_PX).getlength(text)) + 24
+    if note and left < width - 2 * MARGIN:
+        at = (MARGIN + left, y + 12 + ENTRY_PX - CAPTION_PX - 3)
+        put(pen, at, note, CAPTION_PX + 2, MUTED, width - 2 * MARGIN - left)
 
 
 def draw_strip(
@@ -215,6 +233,10 @@ def draw_strip(
         for offset, picture in enumerate(block.pictures):
             left = x + offset * (block.tile[0] + GAP)
             is_whole &= draw_tile(out, image, pen, picture, block.tile, (left, top))
+            below = top + block.tile[1] + 4 + line_height(CAPTION_PX)
+            for line in block.notes[offset] if block.notes else ():
+                put(pen, (left, below), line, CAPTION_PX, TEXT, block.tile[0])
+                below += line_height(CAPTION_PX)
         x += block.width + BLOCK_GAP
     return is_whole
 
@@ -232,6 +254,9 @@ def draw_tile(
     shown = load_tile(out, picture, tile) if picture.line.status == "done" else None
     if shown is not None:
         image.paste(shown, at)
+        if picture.line.file in out.picks:
+            frame = (at[0] - 4, at[1] - 4, at[0] + width + 3, at[1] + height + 3)
+            pen.rectangle(frame, outline=ACCENT, width=3)
     else:
         corner = (at[0] + width - 1, at[1] + height - 1)
         pen.rectangle((at, corner), fill=TILE_GROUND, outline=FAULT)
@@ -239,7 +264,16 @@ def draw_tile(
         put(pen, (at[0] + 10, at[1] + height // 2 - 8), word, CAPTION_PX + 1, FAULT, width - 20)
     stem = picture.job.name.rpartition("/")[2]
     caption = f"{stem}  seed {picture.job.seed}"
-    if font(CAPTION_PX).getlength(caption) > width:
+    flag = copy_flag(picture)
+    if flag:
+        caption = f"{flag}  {stem}"
+    elif font(CAPTION_PX).getlength(caption) > width:
         caption = stem
-    put(pen, (at[0], at[1] + height + 4), caption, CAPTION_PX, MUTED, width)
+    colour = FAULT if flag else MUTED
+    put(pen, (at[0], at[1] + height + 4), caption, CAPTION_PX, colour, width)
     return shown is not None or picture.line.status == "failed"
+
+
+def copy_flag(picture: Picture) -> str:
+    """What a base that copies pixels says of a picture that shows one source: `near copy`."""
+    return readable(str(picture.line.facts.get("copy") or ""))

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from creatok_cli import __version__, durable
-from creatok_cli.domain import Failed, Plan, Rendered
+from creatok_cli.domain import Failed, Plan, Rendered, Score
 from creatok_cli.hashing import sha256_hex
 from creatok_cli.sinks._ledger import Picture, entries, pictures
 from creatok_cli.sinks._metadata import json_bytes
-from creatok_cli.sinks.base import Output
+from creatok_cli.sinks.base import Output, told
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -61,6 +61,7 @@ img, .failed { display: block; width: 100%; height: auto; background: #24262b; b
 .failed { aspect-ratio: 1; padding: 12px; box-sizing: border-box; color: #e26e62;
   border: 1px solid; overflow: hidden; overflow-wrap: anywhere }
 figcaption { margin-top: 4px; color: #9699a3; font-size: .78rem; overflow-wrap: anywhere }
+.scores { color: #ececf0 } figcaption b { color: #f0be5a }
 code { font: .95em ui-monospace, monospace }
 a { color: inherit } nav a, nav b { margin-right: .6rem }
 footer { margin-top: 3rem; border-top: 1px solid #3a3d44; padding-top: 1rem; font-size: .85rem }
@@ -78,6 +79,7 @@ footer { margin-top: 3rem; border-top: 1px solid #3a3d44; padding-top: 1rem; fon
 {{ links() }}
 {% for entry in shown %}
 <h2><bdi>{{ entry.name }}</bdi></h2>
+{% if entry.scores %}<p class="muted">{{ entry.scores }}</p>{% endif %}
 <div class="grid">
 {% for block in entry.blocks %}
 <section{% if block.pictures|length > 1 %} class="row"{% endif %}>
@@ -89,7 +91,9 @@ footer { margin-top: 3rem; border-top: 1px solid #3a3d44; padding-top: 1rem; fon
 {% if p.link %}<a href="{{ p.link }}"><img src="{{ p.link }}" loading="lazy" decoding="async"
  width="{{ p.width }}" height="{{ p.height }}" alt="{{ block.prompt }}"></a>
 {% else %}<div class="failed">failed: {{ p.kind }}<br>{{ p.error }}</div>{% endif %}
-<figcaption>{{ p.file }}<br>seed {{ p.seed }}<br><code>{{ p.key }}</code></figcaption>
+<figcaption>{% if p.picked %}<b>picked</b><br>{% endif %}
+{%- if p.scores %}<span class="scores">{{ p.scores }}</span><br>{% endif %}
+{{- p.file }}<br>seed {{ p.seed }}<br><code>{{ p.key }}</code></figcaption>
 </figure>
 {% endfor %}
 </div>
@@ -145,7 +149,7 @@ class GallerySink:
         parts = [shown[start : start + step] for start in range(0, len(shown), step)]
         names = [page_name(number) for number in range(1, len(parts) + 1)]
         for number, (name, part) in enumerate(zip(names, parts, strict=True), start=1):
-            content = page_content(self._plan.sheet, shown, part, names, number)
+            content = page_content(self._plan.sheet, shown, part, names, number, self._out)
             digest = sha256_hex(json_bytes([TEMPLATE, content]))
             head = self._head(name)
             if f"{MARK} {digest}".encode() in head:
@@ -172,7 +176,12 @@ def page_name(number: int) -> str:
 
 
 def page_content(
-    sheet: str, shown: Sequence[Picture], part: Sequence[Picture], names: Sequence[str], number: int
+    sheet: str,
+    shown: Sequence[Picture],
+    part: Sequence[Picture],
+    names: Sequence[str],
+    number: int,
+    out: Output,
 ) -> dict[str, Any]:
     """What one page says, as plain data."""
     done = sum(picture.line.status == "done" for picture in shown)
@@ -184,7 +193,11 @@ def page_content(
         "pages": list(names),
         "number": number,
         "shown": [
-            {"name": visible(entry), "blocks": [block(found) for found in prompts.values()]}
+            {
+                "name": visible(entry),
+                "scores": scores_text(out.row_scores.get(entry, ())),
+                "blocks": [block(found, out) for found in prompts.values()],
+            }
             for entry, prompts in entries(list(part)).items()
         ],
         "bases": bases(part),
@@ -206,7 +219,12 @@ def page(content: Mapping[str, Any], digest: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-def block(found: Sequence[Picture]) -> dict[str, Any]:
+def scores_text(scores: Sequence[Score]) -> str:
+    """`clip 0.312, labels 0.441 owl`."""
+    return visible(", ".join(told(score) for score in scores))
+
+
+def block(found: Sequence[Picture], out: Output) -> dict[str, Any]:
     """One prompt and its pictures."""
     first = found[0].line
     return {
@@ -222,6 +240,8 @@ def block(found: Sequence[Picture]) -> dict[str, Any]:
                 "key": p.line.key,
                 "kind": visible(p.line.kind),
                 "error": visible(p.line.error),
+                "scores": scores_text(out.scores.get(p.line.file, ())),
+                "picked": p.line.file in out.picks,
             }
             for p in found
         ],

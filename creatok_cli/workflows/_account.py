@@ -141,11 +141,13 @@ class Account:
             return None
         return Unaccounted("; ".join(self._problems[:5]) + "; run the same command again")
 
-    def verdict(self, error: CreatokError | None) -> Verdict:
-        """Exit code, reason, retryable; precedence 130, 6, 5, 4, 3."""
+    def verdict(self, error: CreatokError | None, *, is_cut: bool = False) -> Verdict:
+        """Exit code, reason, retryable; precedence 130, 6, 5, 4, 3. `is_cut`: all pictures have
+        their outcome, but a stop has left something undone.
+        """
         if error is not None:
             # An interruption after which nothing is left to do is none.
-            if not isinstance(error, Interrupted) or self.waiting:
+            if not isinstance(error, Interrupted) or self.waiting or is_cut:
                 return Verdict(code=error.code, reason=error.reason, retryable=error.retryable)
         if not self.failed:
             return Verdict(code=0, reason="ok", retryable=False)

@@ -138,7 +138,9 @@ class Keeper:
 
         begun_s = time.monotonic()
         index, checkpoint = self._waiting
-        tensors = {name: rows.detach().cpu().contiguous() for name, rows in checkpoint.items()}
+        # Copies: one tensor under two names is two in a file.
+        tensors = {name: rows.detach().cpu().clone() for name, rows in checkpoint.items()}
+        tensors = {name: rows.contiguous() for name, rows in tensors.items()}
         plain = save(tensors)
         payload = plain[8 + int.from_bytes(plain[:8], "little") :]
         facts = {

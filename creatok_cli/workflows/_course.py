@@ -1,8 +1,8 @@
 """A course: one run of a method, from its state on the disk to its artefact, whatever it makes.
 
-Shared by learning tokens and training networks: the lock, the state that the same command goes on
-from, the stack that must be the same for the same bytes, progress, a stop, faults. What a method
-proposes is answered by the caller's `answer`.
+Shared by learning tokens, training networks and searches: the lock, the state that the same command
+goes on from, the stack that must be the same for the same bytes, progress, a stop, faults. What a
+method proposes is answered by the caller's `answer`.
 
 Does not: store the artefact, report, or know what a method does.
 """
@@ -248,7 +248,7 @@ class Study:
             ) from error
         finally:
             run.close()
-            for side in ("text", "image"):
+            for side in ("text", "prior", "image"):
                 backbone.release(side)
 
     def _tell(self, step: Step, keeper: Keeper) -> Iterator[Event]:

@@ -48,14 +48,14 @@ class Answers:
     def __init__(
         self,
         facts: BaseFacts,
-        labeler: Chosen,
+        labeler: Chosen | None,
         precision: str,
         scratch: Path,
         stop: Stop | None,
     ) -> None:
         self._facts, self._chosen, self._precision = facts, labeler, precision
         self._scratch, self._stop = scratch, stop
-        self._labeler: Labeler | None = None
+        self._labelers: dict[str, Labeler] = {}
         self._others: dict[str, Backbone] = {}
         self.drawing_s, self.labelling_s, self.drawn = 0.0, 0.0, 0
 
@@ -65,9 +65,7 @@ class Answers:
         """
         from creatok_cli.methods.base import Feedback
 
-        if self._labeler is None:
-            yield Stage(name="labelling", detail=self._chosen.name)
-            self._labeler = self._chosen.build(backbone.device)
+        labeler = yield from self.labeler(backbone, step)
         begun_s = time.monotonic()
         with self._files(step.tokens) as files:
             plan, order = proposed_plan(step, self._facts)
@@ -82,13 +80,14 @@ class Answers:
                 failures[outcome.message] += 1
         there = [index for index, picture in enumerate(pictures) if picture is not None]
         labels: list[Labels | None] = [None] * len(pictures)
-        found = self._labeler.label(
-            [picture for picture in pictures if picture is not None],
-            classes=step.classes,
-            question=step.question,
-        )
-        for index, label in zip(there, found, strict=True):
-            labels[index] = label
+        if labeler is not None:
+            found = labeler.label(
+                [picture for picture in pictures if picture is not None],
+                classes=step.classes,
+                question=step.question,
+            )
+            for index, label in zip(there, found, strict=True):
+                labels[index] = label
         self.drawing_s += drawn_s - begun_s
         self.labelling_s += time.monotonic() - drawn_s
         self.drawn += len(there)
@@ -99,6 +98,24 @@ class Answers:
                 f"pictures could not be drawn ({count}: {message})",
             )
         return Feedback(labels=labels, pictures=pictures)
+
+    def labeler(self, backbone: Backbone, step: Step) -> Generator[Event, None, Labeler | None]:
+        """Who labels the pictures of a Step; None for nobody."""
+        if self._chosen is None:
+            return None
+        return (yield from self.opened(self._chosen, backbone))
+
+    def opened(self, chosen: Chosen, backbone: Backbone) -> Generator[Event, None, Labeler]:
+        """A labeler that stays open."""
+        if chosen.name not in self._labelers:
+            yield Stage(name="labelling", detail=chosen.name)
+            self._labelers[chosen.name] = chosen.build(backbone.device)
+        return self._labelers[chosen.name]
+
+    def drawn_plain(self, backbone: Backbone, step: Step) -> list[Rendered | Failed]:
+        """The pictures of proposals without tokens, in the order of the plan."""
+        plan, _ = proposed_plan(step, self._facts)
+        return self._draw(backbone, plan, {})
 
     def _draw(
         self, backbone: Backbone, plan: Plan, files: dict[str, str]
@@ -162,7 +179,8 @@ def proposed_plan(step: Step, facts: BaseFacts) -> tuple[Plan, dict[str, int]]:
 
     def batch_class(job: Job) -> int:
         most = facts.batch_class(job.size_px)
-        return min(most, LIGHT_CLASS) if facts.threads else most
+        # Pads cost as much as pictures.
+        return min(most, LIGHT_CLASS, len(jobs)) if facts.threads else most
 
     plan = make_plan(jobs, sheet=FOLDER, batch_class=batch_class)
     return plan, {job.name: index for index, job in enumerate(jobs)}

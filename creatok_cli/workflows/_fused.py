@@ -115,8 +115,7 @@ class Fuser:
         where a phrase has to be read, whatever opening the base raises.
         """
         found = self.ingredients(mix, where)
-        self._read_phrases([one.name for one in found if one.kind == "free"])
-        parts = [(one.weight, self._row(one)) for one in found]
+        parts = self._parts(found)
         rows: dict[str, Rows] = self._module.fuse(self.network, parts)
         word = word or f"<{default_name(found)}>"
         recipe = self._recipe(found)
@@ -130,6 +129,17 @@ class Fuser:
             header=check_bytes(data, f"token {word}"),
             notices=(*told, *(self._warning(one) for one in found if one.kind == "free")),
         )
+
+    def parts(self, mix: Mix) -> list[tuple[float, Vectors]]:
+        """(weight, row per encoder) of each concept of a mix: what its latent is made of.
+
+        Raises as `fuse`.
+        """
+        return self._parts(self.ingredients(mix))
+
+    def _parts(self, found: Sequence[Ingredient]) -> list[tuple[float, Vectors]]:
+        self._read_phrases([one.name for one in found if one.kind == "free"])
+        return [(one.weight, self._row(one)) for one in found]
 
     def _recipe(self, found: Sequence[Ingredient]) -> dict[str, Any]:
         said = self.network.recipe

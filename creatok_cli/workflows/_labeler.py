@@ -1,4 +1,4 @@
-"""The labeler of a run: which one, over which files, and the digest by which it is known again.
+"""Labeler and validator of a run: which, over which files, the digest by which they are known.
 
 Chosen by the base (`scorers._choice`) or by the user; everything that can be told from names of
 files is checked before torch is imported. The digest covers what the labeler would read, so that a
@@ -32,6 +32,9 @@ READ = (WEIGHTS, ".json", ".txt")
 """Endings of what a labeler reads."""
 PLACE = frozenset({"folder", "rows", "device"})
 """Settings that change no answer."""
+VALIDITY, VLM = "validity", "vlm"
+TOWER_SETTINGS = ("folder", *PARTS)
+"""What the validator over a base's own towers shares with the labeler over them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +78,36 @@ def choose_labeler(
         if key not in PLACE
     }
     if settings.get("folder"):
-        recipe["digest"] = _digest(Path(settings["folder"]), settings, name)
+        recipe["digest"] = model_digest(Path(settings["folder"]), settings, name)
+    return Chosen(name=name, settings=settings, recipe=recipe)
+
+
+def choose_validator(facts: BaseFacts, wanted: str = "auto") -> Chosen:
+    """Who answers yes or no: with `clip` the base's own CLIP towers, else the vision-language model
+    in the folder that is named. `auto` is `clip`.
+
+    Raises ArtefactError where there is no such model.
+    """
+    if wanted in ("auto", "clip"):
+        try:
+            _, towers = labeler_for(facts)
+        except ArtefactError:
+            raise ArtefactError(
+                f"--validator {wanted}: base {facts.name} holds no image towers "
+                f"({', '.join(TOWERS[0])}); name the folder of a vision-language model, such as "
+                "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+            ) from None
+        name, settings = VALIDITY, {key: towers[key] for key in TOWER_SETTINGS}
+    else:
+        folder = Path(wanted)
+        if not folder.is_dir():
+            raise ArtefactError(
+                f"--validator {shown(wanted)}: no such folder; give auto, clip, or the folder of a "
+                "vision-language model"
+            )
+        name, settings = VLM, {"folder": str(folder)}
+    recipe: dict[str, Any] = {"name": name, "settings": {}}
+    recipe["digest"] = model_digest(Path(settings["folder"]), settings, name)
     return Chosen(name=name, settings=settings, recipe=recipe)
 
 
@@ -104,7 +136,7 @@ def _settings(
     return name, {"folder": str(folder)} if folder else {}
 
 
-def _digest(folder: Path, settings: Mapping[str, Any], name: str) -> str:
+def model_digest(folder: Path, settings: Mapping[str, Any], name: str) -> str:
     """`sha256:` over names and contents of what the labeler reads."""
     wanted = dict.fromkeys(part for key in PARTS for part in settings.get(key, ()))
     cache, lines, has_weights = DigestCache(), "", False

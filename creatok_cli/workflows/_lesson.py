@@ -183,7 +183,11 @@ def check_method(name: str, facts: BaseFacts, verb: str = "learn") -> None:
     if described.broken:
         raise InputError(f"method {name}: the plug-in cannot be read: {described.broken}")
     if verb not in described.facts.get("VERBS", ()):
-        lacks = {"learn": "does not learn tokens", "fuse": "trains no networks"}[verb]
+        lacks = {
+            "learn": "does not learn tokens",
+            "fuse": "trains no networks",
+            "explore": "looks for nothing",
+        }[verb]
         raise InputError(f"method {name} {lacks}; choose another --preset")
     sides = registry.describe("backbones", facts.backbone).facts.get("SIDES", ())
     needs = [side for side in described.facts.get("NEEDS", ()) if side != "labels"]
@@ -209,7 +213,8 @@ def build_settings(
     own = config.parse_set(sets)
     merged = {**values, **given, **own}
     for key, value in merged.items():
-        flag = f"--set {key}" if key in own else f"--{key}" if key in given else ""
+        flag = f"--set {key}" if key in own else ""
+        flag = flag or (f"--{key.replace('_', '-')}" if key in given else "")
         where = flag or preset.places.get(key, f"{preset.path}:1:1")
         try:
             config.build_spec(spec_class, {key: value}, where=where)

@@ -4,10 +4,10 @@
     pairs: auto
     settings: {steps: 10000, theta: 0.5}
 
-`pairs` (to fuse: `classes`) is the name of a shipped list, a file beside the preset, or `auto`: the
-list that fits the base. Keys of `settings` are the fields of the method's Spec, known without
-importing it; values stay text or lists of text until `config.build_spec` reads them as the types of
-those fields.
+`pairs` (to fuse or explore: `classes`) is the name of a shipped list, a file beside the preset, or
+`auto`: the list that fits the base. Keys of `settings` are the fields of the method's Spec, known
+without importing it; values stay text or lists of text until `config.build_spec` reads them as the
+types of those fields.
 
 Does not: build a Spec, read the list, or import a method.
 """
@@ -29,6 +29,7 @@ AUTO = "auto"
 LISTS = {
     "learn": ("pairs", sets.pair_lists, sets.is_path, ".yaml or .csv"),
     "fuse": ("classes", classes.class_lists, classes.is_path, ".yaml, .csv or .txt"),
+    "explore": ("classes", classes.class_lists, classes.is_path, ".yaml, .csv or .txt"),
 }
 """Verb -> the key of what a method learns from, the shipped lists, what is a file, its endings."""
 
@@ -58,7 +59,7 @@ def presets(kind: str) -> tuple[str, ...]:
 
 
 def load_preset(kind: str, name_or_path: str) -> Preset:
-    """A shipped preset by name, or the one at a path. `kind` is a verb: `learn` or `fuse`.
+    """A shipped preset by name, or the one at a path. `kind` is a verb: `learn`, `fuse`, `explore`.
 
     Raises UnknownName with the nearest name, PresetError with up to 20 problems of the file.
     """

@@ -181,7 +181,7 @@ def _read(
 ) -> Reading:
     seen: list[tuple[float, ...]] = []
     for start in range(0, len(lines), READ_ROWS):
-        images = [_image(folder, line.file) for line in lines[start : start + READ_ROWS]]
+        images = [finished_picture(folder, line.file) for line in lines[start : start + READ_ROWS]]
         seen += [tuple(p for _, p in labels.probabilities) for labels in label(images)]
     target = creature.target
     asked = None if target is None else [target.get(name, 0.0) for name in classes]
@@ -210,7 +210,11 @@ def top(classes: Sequence[str], shares: Sequence[float]) -> list[tuple[str, floa
     return ranked[:TOP]
 
 
-def _image(folder: Path, file: str) -> Image:
+def finished_picture(folder: Path, file: str) -> Image:
+    """A picture of an output folder, RGB.
+
+    Raises OSError, SyntaxError or ValueError for one that is damaged.
+    """
     from PIL import Image
 
     data = durable.read_file(folder, file, limit=MAX_FILE)

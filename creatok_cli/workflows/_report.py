@@ -259,14 +259,20 @@ def sheet_text(
 
 
 def draw_pictures(
-    folder: Path, sheet: str, *, device: str, stop: Stop | None, resume: str
+    folder: Path,
+    sheet: str,
+    *,
+    device: str,
+    stop: Stop | None,
+    resume: str,
+    sinks: Sequence[str] = ("matrix",),
 ) -> Generator[Event, None, Summary]:
     """Runs the sheet; its events pass, but for the summary, which is given back."""
     request = SampleRequest(
         sheet=str(folder / sheet),
         out=folder / PICTURES,
         device=device,
-        sinks=("matrix",),
+        sinks=sinks,
         stop=stop,
         resume_command=resume,
     )

@@ -40,6 +40,8 @@ from creatok_cli.workflows import _plan_file
 from creatok_cli.workflows._account import Account
 from creatok_cli.workflows._attempts import DEATHS, Attempts, crashed
 from creatok_cli.workflows._lock import finishing, held
+from creatok_cli.workflows._picks import Picking
+from creatok_cli.workflows._scores import Scoring
 from creatok_cli.workflows._sort import Overwrite, copy_picture, sort_jobs
 
 CORE = ("png", "manifest")
@@ -79,6 +81,8 @@ class Task:
     device: str = "auto"
     resume: str = ""
     stop: Stop | None = None
+    scoring: Scoring | None = None
+    picking: Picking | None = None
 
     @property
     def is_stopping(self) -> bool:
@@ -129,6 +133,7 @@ class _Run:
 
     def events(self) -> Iterator[Event]:
         """Everything up to the summary."""
+        self._begin_scores()
         with ExitStack() as stack:
             self._open_sinks(stack)
             yield from self._keep()
@@ -154,6 +159,14 @@ class _Run:
             raise self.error
 
     # Before drawing
+
+    def _begin_scores(self) -> None:
+        """What cannot be scored or picked is told before a picture is drawn."""
+        task = self.task
+        if task.scoring is not None:
+            task.scoring.begin(self.out, task.plan, is_drawing=bool(self.sorted.todo))
+        if task.picking is not None:
+            task.picking.begin(task.whole)
 
     def _open_sinks(self, stack: ExitStack) -> None:
         """Others first, so that a picture they refuse is tried again; then png, then manifest."""
@@ -312,6 +325,9 @@ class _Run:
         """Derived files and the last notices."""
         task, shard = self.task, self.task.plan.shard
         self.out.stopped = task.is_stopping or self.error is not None
+        if not self.out.stopped and task.scoring is not None:
+            yield from self._measured(task.scoring.score(self.out, task.plan))
+            self.out.stopped = task.scoring.is_cut
         if self.out.stopped:
             yield from self._close_others()
         else:
@@ -321,9 +337,33 @@ class _Run:
                 if is_alone and shard != (1, 1):
                     with manifest.trusted(str(task.out)):
                         self.out.ledger = manifest.read(task.out)
+                if is_alone and self.error is None:
+                    yield from self._measured(self._close_scores())
                 yield from self._close_others()
         yield from self.account.drift.close()
         yield from (Notice(level="warning", message=note) for note in self.out.notes)
+
+    def _close_scores(self) -> Iterator[Event]:
+        """Scores of sets, and picks, of the whole plan."""
+        task = self.task
+        if task.scoring is not None:
+            yield from task.scoring.close(self.out, task.whole)
+        if task.picking is not None and not self._is_cut:
+            yield from task.picking.pick(self.out, task.whole, task.scoring)
+        self.out.stopped = self._is_cut
+
+    def _measured(self, events: Iterator[Event]) -> Iterator[Event]:
+        """A scorer that fails costs its scores, never the pictures or their pages."""
+        try:
+            yield from events
+        except CreatokError as error:
+            self.error = error
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether a stop has left something to score or to pick."""
+        makers = (self.task.scoring, self.task.picking)
+        return any(maker is not None and maker.is_cut for maker in makers)
 
     def _close_others(self) -> Iterator[Event]:
         for sink, _ in self.sinks[: -len(CORE)]:
@@ -343,10 +383,10 @@ class _Run:
         is_complete = self.error is None and not task.is_stopping
         lost = account.reconcile(is_complete=is_complete)
         remaining = len(account.waiting)
-        if remaining and task.is_stopping:
+        if (remaining and task.is_stopping) or self._is_cut:
             self.error = Interrupted("stopped on request; the same command goes on")
         self.error = self.error or lost
-        verdict = account.verdict(self.error)
+        verdict = account.verdict(self.error, is_cut=self._is_cut)
         now = time.monotonic()
         drawing_s = now - (self.drawing_since or now)
         return Summary(
@@ -362,7 +402,7 @@ class _Run:
             reason=verdict.reason,
             retryable=verdict.retryable,
             contact_sheets=tuple(str(task.out / name) for name in self.out.derived),
-            resume=task.resume if remaining or account.failed else "",
+            resume=task.resume if remaining or account.failed or self._is_cut else "",
         )
 
 

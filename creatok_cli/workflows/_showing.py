@@ -52,6 +52,8 @@ class Row:
     id: str
     subject: str
     prompt: str
+    loras: tuple[tuple[str, float], ...] = ()
+    """(file of the folder, scale) of each LoRA that it is drawn with."""
 
 
 def check_prompts(prompts: Sequence[str]) -> tuple[str, ...]:
@@ -127,6 +129,8 @@ def sheet_text(
         lines += [
             f"  - id: {text(row.id)}",
             f"    prompt: {text(prompt)}",
+            *(["    loras:"] if row.loras else []),
+            *(f"      - {{path: {text(path)}, scale: {scale!r}}}" for path, scale in row.loras),
             f"    seeds: [{', '.join(map(str, seeds))}]",
         ]
     return "\n".join(lines) + "\n"

@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from creatok_cli import config, registry
+from creatok_cli.backbones._lora_fit import check_fit as check_lora_fit
 from creatok_cli.backbones._weights import resolve
 from creatok_cli.concepts.mixes import Mix
 from creatok_cli.domain import (
@@ -46,13 +47,22 @@ from creatok_cli.sinks._metadata import MAX_FILE, NotOurs, NotWhole, job_of, rea
 from creatok_cli.sinks.base import MetadataMode
 from creatok_cli.tokens.file import TokenHeader, read_header
 from creatok_cli.tokens.library import Library, resolve_token
+from creatok_cli.tokens.lora import LoraHeader, read_lora
 from creatok_cli.tokens.token import check_widths
+from creatok_cli.workflows._asked import ask_scores, ask_towers
 from creatok_cli.workflows._fused import Fused, Fuser
 from creatok_cli.workflows._networks import shared_network
+from creatok_cli.workflows._picks import MAX_PICKS, Picking
 from creatok_cli.workflows._plan_file import group_name, planned_classes
 from creatok_cli.workflows._run import DERIVED, Drawn, Stop, Task, Watch, run
+from creatok_cli.workflows._scores import Scoring
 from creatok_cli.workflows._sort import Overwrite
 from creatok_cli.workflows._verify import rehearse, verify
+
+LORAS = "loras"
+"""The folder in which a picture's LoRAs are looked for when it is drawn again."""
+LORA_CLIMB = 3
+"""How many folders above the picture's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +92,10 @@ class SampleRequest:
     sinks: Sequence[str] = ()
     """Beside png, manifest, contact sheet and gallery."""
     metadata: MetadataMode = "full"
+    scores: Sequence[str] = ()
+    """`NAME` or `NAME:KEY=VALUE,...` of scorers."""
+    pick: int | None = None
+    """Pictures of each row to copy into `picks/`."""
     stdin: BinaryIO | None = None
     resume_command: str = ""
     stop: Stop | None = None
@@ -93,6 +107,7 @@ def sample(request: SampleRequest) -> Iterator[Event]:
     The last event is a Summary, also of a partial or interrupted run. Raises CreatokError: before
     the first event for what is wrong with the request, after the Summary for what ended the run.
     """
+    check_measures(request)
     sheet = load_sheet(
         request.sheet,
         stdin=request.stdin,
@@ -104,12 +119,19 @@ def sample(request: SampleRequest) -> Iterator[Event]:
     fused = fused_tokens(sheet, facts, files, device=request.device)
     files |= {word: each.header for word, each in fused.items()}
     ids = {word: header.id for word, header in files.items()}
-    jobs = expand(sheet, facts, ids, only=request.only, dtype=request.precision)
+    loras = lora_files(sheet)
+    digests = {path: header.digest for path, header in loras.items()}
+    jobs = expand(sheet, facts, ids, digests, only=request.only, dtype=request.precision)
     check_fit(sheet, jobs, facts, files)
+    check_options(jobs, facts)
+    check_loras(sheet, jobs, facts, loras)
     every = jobs
     if request.only is not None:
-        every = expand(sheet, facts, ids, dtype=request.precision)
+        every = expand(sheet, facts, ids, digests, dtype=request.precision)
     out = request.out or Path("out") / sheet.name
+    used = dict.fromkeys(job.base for job in jobs)
+    bases = [facts[name] for name in used if name in facts]
+    scoring, picking = scoring_of(request, bases, out), picking_of(request, bases, out)
     sizes = batch_classes(out, facts, request.batch_size)
     plan = whole = make_plan(jobs, sheet=sheet.name, batch_class=sizes)
     if request.only is not None:
@@ -126,9 +148,49 @@ def sample(request: SampleRequest) -> Iterator[Event]:
     drawer = Drawer(
         bases={each.digest: each for each in facts.values()},
         tokens={header.id: header.path for header in files.values()},
+        loras={header.digest: header.path for header in loras.values()},
         request=request,
     )
-    yield from start(request, plan, whole, out, drawer, sinks=(*DERIVED, *request.sinks))
+    sinks = (*DERIVED, *request.sinks)
+    yield from start(
+        request, plan, whole, out, drawer, sinks=sinks, scoring=scoring, picking=picking
+    )
+
+
+def check_measures(request: SampleRequest) -> None:
+    """Raise InputError for scores or picks that cannot be asked for here."""
+    if request.pick is not None and not 1 <= request.pick <= MAX_PICKS:
+        raise InputError(f"--pick: found {request.pick}, expected 1 to {MAX_PICKS}")
+    if request.verify and (request.scores or request.pick):
+        raise InputError(
+            "--score and --pick look at pictures, --verify only checks their bytes: run them apart"
+        )
+
+
+def scoring_of(request: SampleRequest, bases: Sequence[BaseFacts], out: Path) -> Scoring | None:
+    """The scores that were asked for, checked as far as it goes without torch."""
+    if not request.scores:
+        return None
+    asked = ask_scores(request.scores, bases, out)
+    return Scoring(asked=asked, device=request.device, is_stopping=stopping(request))
+
+
+def picking_of(request: SampleRequest, bases: Sequence[BaseFacts], out: Path) -> Picking | None:
+    """The picks that were asked for; pictures are told apart by the towers that score them, else
+    by the base's own.
+    """
+    if request.pick is None:
+        return None
+    towers = ask_towers(request.scores, bases, out)
+    return Picking(
+        count=request.pick, towers=towers, device=request.device, is_stopping=stopping(request)
+    )
+
+
+def stopping(request: SampleRequest) -> Callable[[], bool]:
+    """Whether the run was asked to stop."""
+    stop = request.stop
+    return stop.is_set if stop is not None else lambda: False
 
 
 def start(
@@ -139,6 +201,8 @@ def start(
     drawer: Drawer,
     *,
     sinks: Sequence[str],
+    scoring: Scoring | None = None,
+    picking: Picking | None = None,
 ) -> Iterator[Event]:
     """A rehearsal, a check or a run of a plan, as the request says."""
     for name in sinks:
@@ -156,6 +220,8 @@ def start(
         device=request.device,
         resume=request.resume_command,
         stop=request.stop,
+        scoring=scoring,
+        picking=picking,
     )
     if request.dry_run:
         return rehearse(task)
@@ -189,6 +255,50 @@ def token_files(sheet: Sheet) -> dict[str, TokenHeader]:
         except ArtefactError as error:
             raise type(error)(f"{declared_at(sheet, word)}: token {word}: {error}") from error
     return found
+
+
+def lora_files(sheet: Sheet) -> dict[str, LoraHeader]:
+    """The verified header of every LoRA, by its path as written; without torch.
+
+    Raises TokenMissing, Refused or DigestMismatch, at the place of the path.
+    """
+    found: dict[str, LoraHeader] = {}
+    for path in sheet.lora_places():
+        try:
+            found[path] = read_lora(sheet.folder / Path(path).expanduser())
+        except ArtefactError as error:
+            raise type(error)(f"{lora_at(sheet, path)}: LoRA {error}") from error
+    return found
+
+
+def lora_at(sheet: Sheet, path: str) -> str:
+    """`file:line:column` of a LoRA's path."""
+    line, column = sheet.places.find(sheet.lora_places()[path])
+    return f"{sheet.file}:{line}:{column}"
+
+
+def check_loras(
+    sheet: Sheet,
+    jobs: Sequence[Job],
+    facts: Mapping[str, BaseFacts],
+    loras: Mapping[str, LoraHeader],
+) -> None:
+    """Raise ArtefactError for the first LoRA that misfits the base of a job that is drawn with
+    it.
+    """
+    known = {each.digest: each for each in facts.values()}
+    paths = {header.digest: path for path, header in loras.items()}
+    uses: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        for worn, _ in job.weights:
+            uses.setdefault((worn, job.base_digest), job)
+    for (worn, digest), job in uses.items():
+        path = paths[worn]
+        try:
+            check_lora_fit(loras[path], known[digest])
+        except ArtefactError as error:
+            at = lora_at(sheet, path)
+            raise ArtefactError(f"{at}: LoRA {error} (used at {job.where})") from error
 
 
 def fused_tokens(
@@ -235,7 +345,8 @@ def mix_bases(
         return dict.fromkeys(mixes, next(iter(known.values())))
     ids = {word: header.id for word, header in files.items()}
     uses: dict[str, dict[str, None]] = {word: {} for word in mixes}
-    for job in expand(sheet, facts, {**dict.fromkeys(mixes, "fused"), **ids}):
+    loras = dict.fromkeys(sheet.lora_places(), "worn")
+    for job in expand(sheet, facts, {**dict.fromkeys(mixes, "fused"), **ids}, loras):
         for word, _ in job.tokens:
             uses.get(word, {})[job.base_digest] = None
     for word, digests in uses.items():
@@ -275,6 +386,24 @@ def check_fit(
         except ArtefactError as error:
             at = declared_at(sheet, word)
             raise ArtefactError(f"{at}: {error} (used at {job.where})") from error
+
+
+def check_options(jobs: Sequence[Job], facts: Mapping[str, BaseFacts]) -> None:
+    """Raise InputError for the first job whose options its base does not know. No torch: a plug-in
+    with options says `check_options`.
+    """
+    known = {each.digest: each for each in facts.values()}
+    for (digest, options), job in {(job.base_digest, job.options): job for job in jobs}.items():
+        if not options:
+            continue
+        base = known[digest]
+        check = getattr(registry.get("backbones", base.backbone), "check_options", None)
+        try:
+            if check is None:
+                raise InputError(f"base {base.name} has no options")
+            check(options)
+        except InputError as error:
+            raise type(error)(f"{job.where}: {error}") from error
 
 
 def batch_classes(
@@ -319,6 +448,8 @@ class Drawer:
     """By digest."""
     tokens: Mapping[str, str]
     """Path by artefact id."""
+    loras: Mapping[str, str] = field(default_factory=dict)
+    """Path by digest."""
     request: SampleRequest
 
     def __call__(self, todo: Plan, batches: Iterable[Batch], watch: Watch) -> Iterator[Drawn]:
@@ -333,7 +464,11 @@ class Drawer:
         request = self.request
         device = pick_device(request.device)
         renderer = Renderer(
-            OpenBase(self.bases, device), device=device, tokens=self.tokens, stop=request.stop
+            OpenBase(self.bases, device),
+            device=device,
+            tokens=self.tokens,
+            loras=self.loras,
+            stop=request.stop,
         )
         renderer.prepare(todo)
         module = registry.get("executors", request.executor)
@@ -352,6 +487,8 @@ def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:
     too. Raises InputError for a picture without a full recipe, DigestMismatch if recipe, base or
     render version differ.
     """
+    if request.scores or request.pick is not None:
+        raise InputError("--score and --pick belong to a SHEET, not to --from")
     path = Path(image)
     recipe = read_picture(path)
     try:
@@ -360,11 +497,10 @@ def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:
         if "recipe" not in recipe:
             raise InputError(f"{path}: {error}; it cannot be drawn again from that") from error
         raise DigestMismatch(f"{path}: {error}") from error
-    if job.weights or job.init_image is not None:
-        needed = "LoRA weights or an input picture"
-        raise TokenMissing(f"{path}: its recipe needs {needed}: draw its sheet instead")
+    if job.init_image is not None:
+        raise TokenMissing(f"{path}: its recipe needs an input picture: draw its sheet instead")
     facts = replay_base(request.base or job.base, job, path)
-    tokens = replay_tokens(job, path)
+    tokens, loras = replay_tokens(job, path), replay_loras(job, path)
     stem = slug(path.stem)
     job = replace(
         job,
@@ -377,7 +513,7 @@ def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:
     size = request.batch_size or (drawn_as if type(drawn_as) is int and drawn_as > 0 else 0)
     plan = make_plan([job], sheet="replay", batch_class=size or facts.batch_class(job.size_px))
     out = request.out or Path("out") / "replay"
-    drawer = Drawer(bases={facts.digest: facts}, tokens=tokens, request=request)
+    drawer = Drawer(bases={facts.digest: facts}, tokens=tokens, loras=loras, request=request)
     yield from start(request, plan, plan, out, drawer, sinks=tuple(request.sinks))
 
 
@@ -412,6 +548,31 @@ def replay_tokens(job: Job, path: Path) -> dict[str, str]:
                 f"{path}: its recipe needs the token {word} ({identity[:19]}), which is not in the "
                 "library; take it in with 'creatok tokens import FILE', or draw its sheet"
             ) from error
+    return found
+
+
+def replay_loras(job: Job, path: Path) -> dict[str, str]:
+    """Path by digest of the LoRAs that drew a picture: found by content in the folders `loras`
+    beside it and up to `LORA_CLIMB` folders above, and in that of the home folder.
+
+    Raises TokenMissing for one that is in none of them.
+    """
+    wanted = {digest for digest, _ in job.weights}
+    found: dict[str, str] = {}
+    above = [path.absolute().parent, *path.absolute().parent.parents][: LORA_CLIMB + 1]
+    for folder in [*(each / LORAS for each in above), config.home() / LORAS]:
+        for file in sorted(folder.glob("*.safetensors")) if wanted - found.keys() else ():
+            try:
+                header = read_lora(file)
+            except ArtefactError:
+                continue  # of another kind, or damaged: not the one that is looked for
+            if header.digest in wanted:
+                found.setdefault(header.digest, str(file))
+    for digest in sorted(wanted - found.keys()):
+        raise TokenMissing(
+            f"{path}: its recipe needs the LoRA {digest[:19]}; put its file into a folder "
+            f"'{LORAS}' beside the picture, or draw its sheet"
+        )
     return found
 
 

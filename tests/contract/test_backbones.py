@@ -25,11 +25,23 @@ from creatok_cli.tokens.file import save_token
 from creatok_cli.tokens.token import Token
 
 SHIPPED = Path(_weights.__file__).parent / "bestiary" / "weights"
-NAMES = registry.names("backbones")
+NAMES = tuple(
+    name
+    for name in registry.names("backbones")
+    if "text" in registry.describe("backbones", name).facts["SIDES"]
+)
+"""Bases without words have a matrix of their own: tests/unit/backbones/test_els.py."""
+
+
+KANDINSKY = {"KandinskyV22Pipeline": "2.2", "KandinskyPipeline": "2.1"}
 
 
 @pytest.fixture(params=NAMES)
-def facts(request: pytest.FixtureRequest, tiny_folders: Callable[..., Path]) -> BaseFacts:
+def facts(
+    request: pytest.FixtureRequest,
+    tiny_folders: Callable[..., Path],
+    tiny_kandinsky: Callable[[str], Path],
+) -> BaseFacts:
     """Facts of each base; where its weights are not here, a tiny model of its classes."""
     name = str(request.param)
     try:
@@ -37,8 +49,13 @@ def facts(request: pytest.FixtureRequest, tiny_folders: Callable[..., Path]) -> 
     except ModelMissing:
         own = registry.describe("backbones", name)
         family = registry.describe("backbones", own.facts.get("ADAPTER", name))
-        assert family.facts["PIPELINE"] == "StableDiffusion3Pipeline", "add a tiny model for it"
-        return replace(_weights.resolve(str(tiny_folders())), name=name, backbone=name)
+        pipeline = family.facts["PIPELINE"]
+        if pipeline in KANDINSKY:
+            folder = tiny_kandinsky(KANDINSKY[pipeline])
+        else:
+            assert pipeline == "StableDiffusion3Pipeline", "add a tiny model for it"
+            folder = tiny_folders()
+        return replace(_weights.resolve(str(folder)), name=name, backbone=name)
 
 
 @pytest.fixture(params=["fp32", "bf16"])

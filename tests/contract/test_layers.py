@@ -24,6 +24,12 @@ FOUNDATION = (
 )
 RENDER_PARTS = ("_conditions", "_develop", "_gate", "_trouble")
 """What `render.py` is made of, beside it."""
+PARTS_OF_METHODS = {
+    **{"_cretok": "cretok", "_distok": "distok"},
+    **{"_lowprob": "lowprob", "_rare_aims": "lowprob", "_plain": "lowprob"},
+    **{"_conceptlab": "conceptlab", "_likeness": "conceptlab"},
+}
+"""What a method is made of may know the method's settings."""
 PLUGIN_FOLDERS = ("backbones", "methods", "executors", "sinks", "scorers")
 FENCED = {
     "typer": "cli",
@@ -72,6 +78,19 @@ ROWS = (
             *("safetensors", "PIL", "numpy", "tokenizers"),
         ),
     ),
+    *(
+        Row(name, own=("tokens*", "backbones._els*"), libraries_inside=("PIL",))
+        for name in ("backbones._els_sprites", "backbones._els_pictures")
+    ),
+    *(
+        Row(
+            name,
+            own=("backbones.base", "backbones._els*"),
+            libraries=("torch",),
+            libraries_inside=("PIL",),
+        )
+        for name in ("backbones._els*", "backbones.els")
+    ),
     Row(
         "backbones*",
         own=("tokens*",),
@@ -79,16 +98,15 @@ ROWS = (
             *("torch", "transformers", "diffusers", "accelerate", "huggingface_hub"),
             "safetensors",
         ),
+        libraries_inside=("peft", "PIL"),
     ),
-    Row(
-        "methods._cretok",
-        own=("tokens*", "concepts*", "backbones.base", "methods.cretok"),
-        libraries=("torch",),
-    ),
-    Row(
-        "methods._distok",
-        own=("tokens*", "concepts*", "backbones.base", "methods.distok"),
-        libraries=("torch",),
+    *(
+        Row(
+            f"methods.{part}",
+            own=("tokens*", "concepts*", "backbones.base", f"methods.{method}"),
+            libraries=("torch",),
+        )
+        for part, method in PARTS_OF_METHODS.items()
     ),
     Row(
         "methods*",

@@ -60,6 +60,10 @@ def distok_network(
         tensors[f"{name}/0/bias"] = floats(HIDDEN)
         tensors[f"{name}/1/weight"] = floats(last, HIDDEN)
         tensors[f"{name}/1/bias"] = floats(last)
+    # Latents spread over 4, so that the outputs of the small maps differ.
+    tensors["latents/mean"] = floats(LATENT)
+    diagonal = [4.0 * (row == column) for row in range(LATENT) for column in range(LATENT)]
+    tensors["latents/covariance"] = part_of("F32", (LATENT, LATENT), array.array("f", diagonal))
     recipe = {
         "kind": "network",
         "method": "distok",

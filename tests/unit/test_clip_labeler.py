@@ -23,7 +23,7 @@ from creatok_cli.backbones._weights import resolve
 from creatok_cli.backbones.bestiary.world import BACKGROUNDS, CONCEPTS, Scene, draw_picture
 from creatok_cli.domain import BaseFacts
 from creatok_cli.errors import ArtefactError, InputError, PresetError
-from creatok_cli.scorers import clip
+from creatok_cli.scorers import _towers, clip
 from creatok_cli.scorers._choice import FITTED, labeler_for
 from creatok_cli.scorers._folder import read_pixels, to_tensor
 from creatok_cli.scorers._temperature import HIGHEST, LOWEST, fit_temperature, mean_kl
@@ -140,7 +140,7 @@ class TestAWholeModel:
         model, tokenizer = CLIPModel.from_pretrained(whole), CLIPTokenizer.from_pretrained(whole)
         texts = [f"a photo of a {name}" for name in ("pig", "owl", "dragon")]
         ids = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
-        pixels = torch.stack([to_tensor(image, clip.HALF) for image in images])
+        pixels = torch.stack([to_tensor(image, _towers.HALF) for image in images])
         with torch.inference_mode():
             wanted = model(input_ids=ids, pixel_values=pixels).logits_per_image
         assert model.logit_scale.item() == 3.0 != model.config.logit_scale_init_value
@@ -167,10 +167,10 @@ class TestAWholeModel:
         assert apart.logits(images, names).allclose(wanted, atol=1e-3)
 
     def test_pixels_as_it_wants_them(self, tmp_path: Path) -> None:
-        assert read_pixels(tmp_path, clip.HALF) == clip.HALF
+        assert read_pixels(tmp_path, _towers.HALF) == _towers.HALF
         file = tmp_path / "preprocessor_config.json"
         file.write_text('{"image_mean": [0.48, 0.46, 0.41], "size": 224}')
-        found = read_pixels(tmp_path, clip.HALF)
+        found = read_pixels(tmp_path, _towers.HALF)
         assert found == {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.5] * 3}
         tensor = to_tensor(Image.new("RGB", (3, 2), (255, 0, 51)), found)
         assert tensor.shape == (3, 2, 3)

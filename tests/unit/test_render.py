@@ -32,7 +32,9 @@ from creatok_cli.hashing import keyed
 from creatok_cli.render import Renderer, base_label
 from creatok_cli.seeds import generator
 from creatok_cli.tokens.file import save_token
+from creatok_cli.tokens.lora import read_lora
 from creatok_cli.tokens.token import Token
+from tests.fakes.loras import write_lora
 
 FACTS = BaseFacts(
     name="plain",
@@ -100,6 +102,7 @@ class Plain:
     sizes: list[int] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
     encoded: list[str] = field(default_factory=list)
+    worn: list[tuple[str, float]] = field(default_factory=list)
 
     @property
     def text(self) -> Plain:
@@ -113,6 +116,10 @@ class Plain:
 
     def release(self, side: str) -> None:
         self.released.append(side)
+
+    def wear(self, loras: Sequence[tuple[str, float]]) -> None:
+        self.calls.append("wear")
+        self.worn += loras
 
     def condition(self, jobs: Sequence[Job], tokens: Sequence[Token]) -> Conditioning:
         prompts = [each.prompt for each in jobs]
@@ -446,13 +453,29 @@ def test_a_stop_between_steps_interrupts_without_an_outcome() -> None:
     assert one.counters.forwards == 4
 
 
-def test_input_pictures_and_loras_are_refused_not_ignored() -> None:
+def test_input_pictures_and_unknown_loras_are_refused_not_ignored() -> None:
     results = renderer(Plain()).render(batch([0], init_image="0" * 64, strength=0.5))
     assert isinstance(results[0], Failed)
     assert "cannot start from a picture" in results[0].message
     group = replace(GROUP, weights=(("sha256:1", 1.0),))
-    with pytest.raises(InputError, match="LoRA"):
+    with pytest.raises(TokenMissing, match="LoRA sha256:1 was not loaded"):
         renderer(Plain()).render(replace(batch([0]), group=group))
+
+
+def test_a_base_wears_the_loras_of_its_group_before_it_opens(tmp_path: Path) -> None:
+    matrix = {"t.q.lora_A.weight": torch.ones((1, 2)), "t.q.lora_B.weight": torch.ones((2, 1))}
+    paths = []
+    for at in range(2):
+        grown = {name: rows + at for name, rows in matrix.items()}
+        paths.append(write_lora(tmp_path / f"{at}.safetensors", grown))
+    files = {read_lora(path).digest: str(path) for path in paths}
+    assert len(files) == 2
+    plain = Plain()
+    one = renderer(plain, loras=files)
+    weights = tuple(zip(reversed(files), (0.5, -1.0), strict=True))
+    one.render(replace(batch([0]), group=replace(GROUP, weights=weights)))
+    assert plain.worn == [(str(paths[1]), 0.5), (str(paths[0]), -1.0)]
+    assert plain.calls[:1] == ["wear"]
 
 
 def test_errors_of_the_sheet_end_the_run_instead_of_failing_each_job() -> None:

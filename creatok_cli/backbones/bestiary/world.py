@@ -39,6 +39,7 @@ __all__ = [
     "blend",
     "draw_genes",
     "draw_picture",
+    "draw_sprite",
 ]
 
 SIZE_PX = 64
@@ -61,6 +62,11 @@ COLOURS: Mapping[str, RGB] = MappingProxyType(
 Mix = Mapping[str, float]
 Point = tuple[float, float]
 Shape = tuple[list[Point], RGB]
+
+SPRITE_EYE, SPRITE_FLOOR = (0.65, 0.41), 0.95
+"""Where the eyes of a sprite are and where its feet, as shares of its side."""
+SPRITE_LEAST = 0.72
+"""How much smaller than its frame a sprite may be, so that its eyes reach their place."""
 
 INK: RGB = (36, 32, 44)
 WHITE: RGB = (255, 255, 255)
@@ -2513,6 +2519,11 @@ _OVER_WINGS = frozenset(("feather", "folded", "macaw", "fin", "arms", "acorn", "
 
 def _build(genes: Genes, rng: random.Random) -> list[Shape]:
     """Polygons of a creature in body units, painter's order."""
+    return _sketch(genes, rng).shapes
+
+
+def _sketch(genes: Genes, rng: random.Random) -> _Sketch:
+    """The polygons, with the places at which parts attach."""
     kind, tone = genes.pattern
     if tone and sum(abs(a - b) for a, b in zip(tone, genes.coat, strict=True)) < 75:
         genes = replace(genes, pattern=(kind, _contrast(genes.coat, 0.66)))
@@ -2560,7 +2571,7 @@ def _build(genes: Genes, rng: random.Random) -> list[Shape]:
     _draw(k, "nose", genes.nose)
     _front_horns(k, genes.horns[0], genes.horns[1] or k.coat)
     _eyes(k)
-    return k.shapes
+    return k
 
 
 def _place(
@@ -2845,6 +2856,30 @@ def draw_genes(
     draw = ImageDraw.Draw(big)
     for points, colour in placed:
         draw.polygon(points, fill=(*colour, 255))
+    return big.reduce(SUPERSAMPLE).convert("RGBA")
+
+
+def draw_sprite(genes: Genes, rng: random.Random, size_px: int = SIZE_PX) -> Image.Image:
+    """One creature alone, RGBA on nothing, as sprites of a game lie: feet on one floor, and the
+    eyes at one place as far as its shape allows. It faces right.
+
+    Deterministic in (arguments, rng state).
+    """
+    k = _sketch(genes, rng)
+    xs = [x for points, _ in k.shapes for x, _ in points]
+    ys = [y for points, _ in k.shapes for _, y in points]
+    left, right, low = min(xs), max(xs), max(ys)
+    largest = 0.92 / max(right - left, low - min(ys))
+    eye_x, eye_y, floor = SPRITE_EYE[0], SPRITE_EYE[1], SPRITE_FLOOR
+    scale = min(largest, max(SPRITE_LEAST * largest, (floor - eye_y) / max(low - k.ey, 0.05)))
+    dx = min(max(eye_x - scale * k.ex, 0.03 - scale * left), 0.97 - scale * right)
+    dy = floor - scale * low
+    n = size_px * SUPERSAMPLE
+    big = Image.new("RGBa", (n, n), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(big)
+    for points, colour in k.shapes:
+        placed = [v for x, y in points for v in ((x * scale + dx) * n, (y * scale + dy) * n)]
+        draw.polygon(placed, fill=(*colour, 255))
     return big.reduce(SUPERSAMPLE).convert("RGBA")
 
 

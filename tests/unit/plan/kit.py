@@ -45,8 +45,9 @@ def jobs_of(
 ) -> tuple[Job, ...]:
     """The jobs of a sheet on the test base."""
     only, dtype = options.pop("only", None), options.pop("dtype", None)
+    loras = options.pop("loras", None)
     sheet = sheet_of(text, **options)
-    return expand(sheet, BASES, tokens or {}, only=only, dtype=dtype)
+    return expand(sheet, BASES, tokens or {}, loras, only=only, dtype=dtype)
 
 
 def yaml_jobs(*rows: str, head: str = "") -> str:

@@ -37,6 +37,7 @@ def families() -> dict[str, list[Case]]:
         "variables": _variables,
         "combinations": _combinations,
         "tokens and names": _tokens_and_names,
+        "loras": _loras,
         "meaning": _meaning,
         "csv": _csv,
         "jsonl": _jsonl,
@@ -246,7 +247,7 @@ def _keys() -> Iterator[Case]:
         "n",
         "init_image",
         "strength",
-        "loras",
+        "lora",
         "output",
         "template",
         "version",
@@ -568,6 +569,41 @@ def _tokens_and_names() -> Iterator[Case]:
         yield _row(f"id {device}", f"^id: {device}, prompt: x", "unsafe-name")
 
 
+def _loras() -> Iterator[Case]:
+    many = ", ".join(f"{{path: {n}.safetensors}}" for n in range(17))
+    lists = {
+        "nothing": ("§~", "missing-value"),
+        "path alone": ("§a.safetensors", "bad-value"),
+        "mapping": ("§{path: a}", "bad-value"),
+        "text inside": ("[§a.safetensors]", "bad-value"),
+        "no path": ("[§{scale: 1}]", "missing-key"),
+        "empty path": ("[{path: §''}]", "bad-value"),
+        "number as path": ("[{path: §7}]", "bad-value"),
+        "path too long": (f"[{{path: §{'x' * 1001}}}]", "bad-value"),
+        "NUL in path": ('[{path: §"a\\0b"}]', "control-character"),
+        "nan": ("[{path: a, scale: §.nan}]", "bad-value"),
+        "infinite": ("[{path: a, scale: §1e999}]", "bad-value"),
+        "too strong": ("[{path: a, scale: §4.01}]", "bad-value"),
+        "too weak": ("[{path: a, scale: §-5}]", "bad-value"),
+        "quoted scale": ("[{path: a, scale: §'1'}]", "bad-value"),
+        "no scale": ("[{path: a, scale: §}]", "missing-value"),
+        "true": ("[{path: a, scale: §true}]", "bad-value"),
+        "unknown key": ("[{path: a, §weight: 1}]", "unknown-key"),
+        "too many": (f"§[{many}]", "bad-value"),
+        "twice": ("[{path: a}, {path: §a, scale: 2}]", "conflict"),
+        "second": ("[{path: a}, {path: b, §scael: 2}]", "unknown-key"),
+    }
+    for name, (value, slug) in lists.items():
+        yield _text(f"loras {name}", f"version: 1\nloras: {value}\njobs:\n{ROW}", slug, 2)
+        yield _row(f"job loras {name}", f"id: b, prompt: x, loras: {value}", slug)
+    yield _text(
+        "default loras",
+        f"version: 1\ndefaults: {{§loras: [{{path: a}}]}}\njobs:\n{ROW}",
+        "unknown-key",
+        2,
+    )
+
+
 def _meaning() -> Iterator[Case]:
     yield _row("unknown base", "id: b, prompt: x, base: §bestiery", "unknown-base")
     text = f"version: 1\nbase: bestary\njobs:\n{ROW}"
@@ -602,6 +638,7 @@ def _csv() -> Iterator[Case]:
     yield case("text after quote", 'id,prompt\na,"b"c\n', "csv-syntax", 2)
     yield case("unknown column", "id,prompt,stpes\na,b,4\n", "unknown-key", 1, 11)
     yield case("nested column", "id,prompt,matrix\na,b,c\n", "unknown-key", 1)
+    yield case("lora column", "id,prompt,loras\na,b,c\n", "unknown-key", 1)
     yield case("bad column name", "id,prompt,my col\na,b,c\n", "bad-key", 1, 11)
     for value in ("x", "0", "1001", "8.5", "08"):
         yield case(f"steps {value}", f"id,prompt,steps\na,b,4\nc,d,{value}\n", "bad-value", 3, 5)

@@ -284,6 +284,56 @@ def test_keys_do_not_know_names() -> None:
     assert jobs_of(text)[0].key == jobs_of(renamed)[0].key
 
 
+LORAS = """\
+version: 1
+loras:
+  - {path: scales.safetensors, scale: 0.5}
+  - {path: fur.safetensors}
+jobs:
+  - {id: both, prompt: a pig, seeds: [1]}
+  - {id: own, prompt: a pig, seeds: [1], loras: [{path: fur.safetensors, scale: -2}]}
+  - {id: none, prompt: a pig, seeds: [1], loras: []}
+"""
+DIGESTS = {"scales.safetensors": "sha256:5", "fur.safetensors": "sha256:f"}
+
+
+def test_loras_of_the_sheet_and_of_a_job() -> None:
+    both, own, none = jobs_of(LORAS, loras=DIGESTS)
+    assert both.weights == (("sha256:5", 0.5), ("sha256:f", 1.0))
+    assert own.weights == (("sha256:f", -2.0),)
+    assert none.weights == ()
+    assert len({both.key, own.key, none.key}) == 3
+    plan = make_plan((both, own, none), sheet="x", batch_class=8)
+    assert [batch.group.weights for batch in plan.batches] == [both.weights, own.weights, ()]
+
+
+def test_a_lora_is_its_content_scale_and_place_not_its_path() -> None:
+    keys = [job.key for job in jobs_of(LORAS, loras=DIGESTS)]
+    moved = LORAS.replace("fur.", "./fur.")
+    renamed = {name.replace("fur", "./fur"): digest for name, digest in DIGESTS.items()}
+    assert [job.key for job in jobs_of(moved, loras=renamed)] == keys
+    changed = [job.key for job in jobs_of(LORAS, loras=DIGESTS | {"fur.safetensors": "sha256:e"})]
+    assert [old == new for old, new in zip(keys, changed, strict=True)] == [False, False, True]
+    stronger = jobs_of(LORAS.replace("0.5", "0.25"), loras=DIGESTS)
+    assert [old == new.key for old, new in zip(keys, stronger, strict=True)] == [False, True, True]
+    swapped = dict(zip(DIGESTS, reversed(DIGESTS.values()), strict=True))
+    assert jobs_of(LORAS, loras=swapped)[0].key != keys[0]
+
+
+def test_paths_of_loras_have_places() -> None:
+    sheet = sheet_of(LORAS)
+    assert list(sheet.lora_places()) == list(DIGESTS)
+    assert sheet.places.find(sheet.lora_places()["fur.safetensors"]) == (4, 12)
+    with pytest.raises(TokenMissing, match=r"stdin:6:5: the LoRA fur.safetensors was not loaded"):
+        jobs_of(LORAS, loras={"scales.safetensors": "sha256:5"})
+
+
+def test_rows_of_jsonl_have_loras() -> None:
+    row = '{"id": "a", "prompt": "a pig", "loras": [{"path": "x.safetensors", "scale": 2}]}'
+    (job,) = jobs_of(row, loras={"x.safetensors": "sha256:7"})
+    assert job.weights == (("sha256:7", 2.0),)
+
+
 def test_ten_thousand_jobs_expand_and_plan_in_about_a_second() -> None:
     rows = [f"{{id: j{i}, prompt: a photo of a pig {i}}}" for i in range(10_000)]
     text = yaml_jobs(*rows)

@@ -144,12 +144,12 @@ def test_a_message_says_found_expected_and_where_the_key_belongs() -> None:
         sheet_of(text)
     assert [str(p).partition("error")[2] for p in caught.value.problems] == [
         '[unknown-key]: unknown key "seeds", expected version, base, defaults, tokens, '
-        "vars, name, jobs; this key belongs into a job",
+        "loras, options, vars, name, jobs; this key belongs into a job",
         '[bad-value]: job "a": steps: found "0123", expected a whole number from 1 to 1000; '
         "leading zeros are not allowed in a number",
         '[unknown-key]: job "a": unknown key "name", expected base, size, steps, guidance, '
         "scheduler, negative, count, seed, dtype, id, prompt, vars, matrix, zip, include, exclude, "
-        "seeds, tags; "
+        "seeds, loras, options, tags; "
         "this key belongs to the top of the sheet",
     ]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from creatok_cli.domain import Failed, Job, Plan
+from creatok_cli.domain import Failed, Job, Plan, Score
 from creatok_cli.plan.batches import make_plan
 from creatok_cli.sinks import contact_sheet
 from creatok_cli.sinks._layout import cut_pages, font, shortened, tile_size, wrap
@@ -75,15 +75,30 @@ def overlap(a: Any, b: Any) -> bool:
     return bool(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3])
 
 
+def figure(name: str, value: float, note: str = "") -> Score:
+    return Score(name=name, value=value, unit="x", range=(0, 1), better="higher", note=note)
+
+
+FIGURES = (
+    figure("clip", 0.25),
+    figure("novelty", 0.125, f"folder/{WORD}"),
+    figure("bright", 0.5, "a note of \x1b several words that need a line"),
+)
+
+
+@pytest.mark.parametrize("scored", [0, 1, 3])
 def test_nothing_overlaps_or_leaves_the_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scored: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = awkward()
     finish(run(task(tmp_path, whole, sinks=())))
     shown = pictures(whole, read(tmp_path))
-    pages = cut_pages(Spec(page_height_px=1400), shown)
+    # One picture is without, as where a scorer could not read it.
+    scores = {p.line.file: FIGURES[:scored] for p in shown[1:]}
+    rows = {p.job.row: FIGURES[:scored] for p in shown}
+    pages = cut_pages(Spec(page_height_px=1400), shown, scores, rows)
     facts = contact_sheet.Facts.of(whole.sheet, shown)
-    out: Any = type("Out", (), {"folder": tmp_path})
+    out: Any = type("Out", (), {"folder": tmp_path, "picks": frozenset()})
     assert len(pages) > 1
     tiles = 0
     for number, page in enumerate(pages, start=1):

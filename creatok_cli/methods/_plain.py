@@ -1,0 +1,126 @@
+"""Embeddings of many pictures of a plain prompt: what a search for rare ones starts from.
+
+Does not: say what is rare among them (`_rarity.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+
+import torch
+
+from creatok_cli import config
+from creatok_cli.backbones.base import fixed_threads
+from creatok_cli.errors import InputError
+from creatok_cli.methods.base import Quest, Step
+from creatok_cli.seeds import derive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from creatok_cli.backbones.base import Backbone, Conditioning, PriorSide
+    from creatok_cli.methods.lowprob import Spec
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+ROWS = 8
+"""Plain pictures that are drawn together."""
+
+
+def is_grey(spec: Spec, prior: PriorSide) -> bool:
+    """Whether colours are left out: only where the prior has pictures."""
+    return spec.colours == "ignore" and prior.route == "pixels"
+
+
+class Painter(Protocol):
+    """A prior of the route `pixels`: what it embeds are pictures."""
+
+    def looks(self, cond: Conditioning, *, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """[b d] twice: in colours, and grey."""
+
+
+def looks(
+    prior: PriorSide, cond: Conditioning, seeds: Sequence[int], *, grey: bool
+) -> tuple[Tensor, Tensor]:
+    """[b d] f32 as the prior gives them, and as rarity looks at them: grey, or the same."""
+    if grey:
+        seen, looked = cast("Painter", prior).looks(cond, seeds=seeds)
+        return seen.float(), looked.float()
+    rows = prior.sample(cond, seeds=seeds).float()
+    return rows, rows
+
+
+def draw_plain(
+    spec: Spec, backbone: Backbone, quest: Quest
+) -> Generator[Step, None, Mapping[str, Tensor]]:
+    """`embeddings` [N d] of the quest's prompt, and `grey` where the prior has pictures; one Step
+    per chunk.
+    """
+    text, prior = backbone.text, backbone.prior
+    if text is None or prior is None:
+        raise InputError(f"base {backbone.facts.name} has no prior to search with")
+    found: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        cond = text.encode([quest.prompt], [])
+    chunks = [
+        [derive(0, "baseline", at) for at in range(start, min(start + ROWS, spec.baseline))]
+        for start in range(0, spec.baseline, ROWS)
+    ]
+    has_pictures = prior.route == "pixels"
+
+    def embed(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            seen, looked = looks(prior, cond, seeds, grey=has_pictures)
+        return seen.cpu(), looked.cpu()
+
+    with workers(backbone) as side_by_side:
+        for group in _groups(chunks, side_by_side.count):
+            found += side_by_side.map(embed, group)
+            yield Step(index=sum(len(rows) for rows, _ in found), total=spec.baseline)
+    plain = {"embeddings": torch.cat([rows for rows, _ in found])}
+    return plain | ({"grey": torch.cat([rows for _, rows in found])} if has_pictures else {})
+
+
+def _groups(chunks: Sequence[list[int]], count: int) -> Iterator[Sequence[list[int]]]:
+    for start in range(0, len(chunks), count):
+        yield chunks[start : start + count]
+
+
+class Workers:
+    """Runs a function over parts, side by side where that is quicker; the results are in order and
+    do not depend on how many run at once.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor | None, count: int) -> None:
+        self._pool, self.count = pool, count
+
+    def map(self, work: Callable[[P], R], parts: Sequence[P]) -> list[R]:
+        """One result per part. Each part works with one CPU thread where parts run at once."""
+        if self._pool is None or len(parts) == 1:
+            return [work(part) for part in parts]
+
+        def alone(part: P) -> R:
+            with fixed_threads(1):
+                return work(part)
+
+        return list(self._pool.map(alone, parts))
+
+
+@contextmanager
+def workers(backbone: Backbone) -> Iterator[Workers]:
+    """A worker per core for a light base, which draws with one thread each; else one."""
+    light = backbone.device == "cpu" and backbone.facts.threads == 1
+    count = config.cores() if light else 1
+    if count == 1:
+        yield Workers(None, 1)
+        return
+    if backbone.prior is not None:
+        # Read now what is read on first use: not by two threads at once.
+        assert backbone.image is not None
+        assert backbone.prior.width
+    with ThreadPoolExecutor(count) as pool:
+        yield Workers(pool, count)
