@@ -57,11 +57,12 @@ PLAIN = "a photo of a creature"
 CLAIM = "preset"
 ABLATIONS: Mapping[str, tuple[str, ...]] = {
     CLAIM: (),
-    "no anchor": ("anchor=0",),
+    "no anchor": ("anchor=0", "floor=none"),
     "no validator": ("accept=0",),
-    "no anchor, no validator": ("anchor=0", "accept=0"),
+    "no anchor, no validator": ("anchor=0", "floor=none", "accept=0"),
     "colours count": ("colours=count",),
     "unbounded loss": ("loss=literal",),
+    "no heading": ("heading=0",),
     "LoRA": ("train=lora",),
     "token and LoRA": ("train=both",),
 }
@@ -284,6 +285,7 @@ def low_request(
         sets=tuple(sets),
         strands=args.strands,
         out=out,
+        replace=True,
     )
 
 
@@ -305,11 +307,12 @@ def read_low(
     assert backbone.prior is not None
     assert backbone.text is not None
     spec, prior = pursuit.spec, backbone.prior
-    cloud = Baseline(known.tensors["embeddings"], spec.axes)
     grey = spec.colours == "ignore"
+    cloud = Baseline(known.tensors["grey" if grey else "embeddings"], spec.axes)
     low, high = cloud.shell(rarity)
     medians, full, shares, read, shown = [], [], [], [], []
     subjects = explored.subjects()
+    strands = len(list((folder / "checks").iterdir()))
     for subject in subjects:
         images = pictures([subject], fresh(16), folder / "fresh" / subject.name)[subject.name]
         rows = prior.pictures(images, grey=grey).cpu()
@@ -327,7 +330,7 @@ def read_low(
     own = medians or full
     row = {
         "finds": len(subjects),
-        "strands": args.strands,
+        "strands": strands,
         "shell": [round(low, 2), round(high, 2)],
         "median_d2": [round(value, 2) for value in own],
         "rarity_reached": [round(cloud.rarity(value), 5) for value in own],
@@ -339,7 +342,7 @@ def read_low(
         "novelty": mean_of(read, "novelty") if read else None,
         "spread": mean_of(read, "spread") if read else None,
         "colour_share": round(statistics.fmean(shares), 4) if shares else None,
-        "seconds_per_strand": round(explored.seconds / args.strands, 1),
+        "seconds_per_strand": round(explored.seconds / strands, 1),
         "ended": [find["facts"].get("ended") for find in explored.document["finds"]],
     }
     print(folder.name, row, flush=True)
@@ -450,8 +453,7 @@ def main() -> None:
             **PARTS[part](args, backbone, reader),
             "machine": machine(1),
         }
-        if not args.rows:
-            write(f"explore-{part}", report)
+        write(f"explore-{part}", report)
 
 
 if __name__ == "__main__":

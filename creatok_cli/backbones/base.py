@@ -149,7 +149,7 @@ class PriorSide(Protocol):
 
 
 class Adaptation(Protocol):
-    """Low-rank weights (LoRA; Hu et al. 2021, arXiv 2106.09685) inside an open base, to be trained."""
+    """Low-rank weights (Hu et al. 2021, arXiv 2106.09685) inside an open base, to be trained."""
 
     parameters: Mapping[str, Tensor]
     """f32 leaves by name; together they change nothing at the start."""

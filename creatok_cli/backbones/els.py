@@ -47,7 +47,7 @@ NO_PLACE = 65535
 class Spec:
     """What a sheet need not say."""
 
-    licence: str = "of the pictures"
+    licence: str = "that of the sprites"
     steps: int = 20
     guidance: float = 1.0
     dtype: str = "fp32"

@@ -182,7 +182,7 @@ class _Search:
         self.path: list[Tensor] = []
         self.waiting: tuple[Measured, Tensor] | None = None
         self.accepted = self.best = self._state()
-        self.best_violation = math.inf
+        self.best_off = math.inf
 
     def _prompt(self) -> str:
         """The prompt with the new word in it; the plain one where only a LoRA is trained."""
@@ -285,7 +285,7 @@ class _Search:
         with torch.enable_grad():
             cond = self.text.encode([self.prompt], self._tokens())
             terms = self.aims.terms(*looks(self.prior, cond, seeds, grey=self.grey))
-            loss = self.aims.loss(terms, 2.0**self.pullbacks).sum() / self.spec.batch
+            loss = self.aims.loss(terms, self.spec.firmer**self.pullbacks).sum() / self.spec.batch
             grads = torch.autograd.grad(loss, list(self.leaves.values()))
         values = {
             name: float(each.detach().sum()) / self.spec.batch for name, each in terms.items()
@@ -409,8 +409,9 @@ class _Search:
         if is_accepted:
             self.held = self.held + 1 if violation == 0 else 0
             self.accepted = self._state()
-            if violation <= self.best_violation:
-                self.best, self.best_violation = self.accepted, violation
+            off = self.aims.off_middle(measured.distance)
+            if off <= self.best_off:
+                self.best, self.best_off = self.accepted, off
             if self.held >= self.spec.hold:
                 self.ended = "reached"
         else:
@@ -483,7 +484,7 @@ class _Search:
         ]
         found = {
             "numbers": torch.tensor(numbers),
-            "violation": torch.tensor([self.best_violation], dtype=torch.float64),
+            "off": torch.tensor([self.best_off], dtype=torch.float64),
             "losses": torch.tensor(self.losses, dtype=torch.float64).reshape(-1, 4),
             "checks": torch.tensor(self.checks, dtype=torch.float64).reshape(-1, len(COLUMNS)),
         }
@@ -498,7 +499,7 @@ class _Search:
         numbers = [int(value) for value in state["numbers"]]
         self.index, self.pullbacks, self.held, self.checked = numbers[:4]
         self.ended = ENDS[numbers[4]]
-        self.best_violation = float(state["violation"][0])
+        self.best_off = float(state["off"][0])
         self.losses, self.checks = state["losses"].tolist(), state["checks"].tolist()
         self.path = list(state["path"].unbind()) if "path" in state else []
 

@@ -14,7 +14,8 @@ they ask for is there.
 Deviates: the shell (S1), the capped cosine and the weights (S2), the direction (S4) and the guards
 (S6) are the notes' where the paper is silent; `literal` is the published loss. `known` is ours: to
 become one of the known classes is rare, too, but nothing new. `heading` is ours: without it all
-strands find the same widest way out.
+strands find the same widest way out. `margin` raises q in the loss: where
+single pictures are content with q, their median is not yet beyond it.
 
 Does not: draw, or move anything.
 """
@@ -151,7 +152,8 @@ class Aims:
         if self.spec.loss == "literal":
             rare = -distance / 2
         else:
-            below, above = (self.low - distance).clamp(min=0), (distance - self.high).clamp(min=0)
+            wanted = self.low + self.spec.margin * (self.high - self.low)
+            below, above = (wanted - distance).clamp(min=0), (distance - self.high).clamp(min=0)
             rare = (below + above) / self.baseline.axes
         beside = self.gaussian.beside(rows) / self.baseline.beside95
         found = {
@@ -196,6 +198,14 @@ class Aims:
             cosine=float((seen @ self.anchor).median()),
             beside=float((self.gaussian.beside(rows) / self.baseline.beside95).median()),
         )
+
+    def off_middle(self, distance: float) -> float:
+        """How far a median d2 is from the middle of the shell: what is near its edge for some seeds
+        lies outside for others. Without a bound the rarer is the better.
+        """
+        if self.spec.loss == "literal":
+            return -distance
+        return abs(distance - (self.low + self.high) / 2)
 
     def violation(self, distance: float) -> float:
         """How far a median d2 is from the shell; 0 inside."""

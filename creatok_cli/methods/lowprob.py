@@ -64,6 +64,10 @@ class Spec:
     lora_lr: float = 1e-4
     loss: Literal["shell", "literal"] = "shell"
     """`literal` minimises ln p without a bound, as published."""
+    margin: float = 0.0
+    """How far into the shell pictures are led, as a share of its width (ours): at 0 the median of
+    fresh ones often stays just outside.
+    """
     baseline: int = 5000
     """Plain embeddings that the Gaussian is made of."""
     axes: int = 50
@@ -98,8 +102,9 @@ class Spec:
     """
     retries: int = 0
     """Pullbacks after which the search goes on from the accepted state, with half the learning rate
-    and twice the anchor.
+    and the anchor times `firmer`.
     """
+    firmer: float = 2.0
     hold: int = 3
     """Checks in a row whose fresh pictures must lie in the shell."""
     fresh: int = 8
@@ -130,17 +135,13 @@ class Spec:
                 raise ValueError(f"{name} must be from {low:,} to {high:,}")
         for name, top in (
             *(("anchor", 1e3), ("beside", 1e3), ("direction", 1e3), ("origin", 1e3)),
-            *(
-                ("keep", 1e3),
-                ("known", 1e3),
-                ("heading", 1e3),
-                ("spread", 10.0),
-                ("grip", 50.0),
-                ("accept", 1.0),
-            ),
+            *(("keep", 1e3), ("known", 1e3), ("heading", 1e3), ("spread", 10.0)),
+            *(("grip", 50.0), ("accept", 1.0), ("margin", 1.0)),
         ):
             if not 0 <= getattr(self, name) <= top:
                 raise ValueError(f"{name} must be from 0 to {top:g}")
+        if not 1 <= self.firmer <= 100:
+            raise ValueError("firmer must be from 1 to 100")
         for name in ("lr", "lora_lr"):
             if not 0 < getattr(self, name) <= 10:
                 raise ValueError(f"{name} must be above 0 and at most 10")

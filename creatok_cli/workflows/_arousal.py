@@ -80,7 +80,7 @@ def draw_panel(
     names: Sequence[str],
     goal: float | None,
 ) -> None:
-    """Points by search, hollow where pulled back, and the running middle of all."""
+    """Points by search, hollow where refused, and the running middle of all."""
     there = [
         (place_of(sight.rarity), value, sight)
         for sight, value in zip(sights, values, strict=True)

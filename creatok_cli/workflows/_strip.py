@@ -1,7 +1,7 @@
 """The evolution strip: what a search showed along its way, in one row, all with the same seed.
 
 States that were accepted stand in order, each with its step, rarity and validity; one that was
-pulled back is framed in red. Equal frames give equal bytes. Sizes and colours are those of the
+refused is framed in red. Equal frames give equal bytes. Sizes and colours are those of the
 contact sheets.
 
 Does not: choose the frames' pictures, or read and write files.
@@ -64,7 +64,7 @@ def lines_of(check: Check, is_accepted: bool) -> tuple[str, ...]:
     if check.seen:
         found.append(f"seen: {check.seen}")
     if not is_accepted:
-        found.append("pulled back")
+        found.append("refused")
     return tuple(found)
 
 
@@ -120,7 +120,7 @@ def draw_strip(title: str, notes: Sequence[str], frames: Sequence[Frame], foot: 
         y = top + TILE_PX + 8
         for at, line in enumerate(frame.lines):
             colour = TEXT if at == 0 else ACCENT if line.startswith("rarity") else MUTED
-            colour = FAULT if line == "pulled back" else colour
+            colour = FAULT if line == "refused" else colour
             put(pen, (left, y), readable(line), CAPTION_PX, colour, TILE_PX)
             y += line_height(CAPTION_PX)
     ending = f"made with creatok {__version__}, an AI system" + (

@@ -169,7 +169,7 @@ def arousal_bytes(pursuit: Pursuit, ways: Sequence[Way]) -> bytes:
     sights = sights_of(ways)
     line = (
         f"{len(sights)} checks of {pursuit.what} by {pursuit.method} on {label(pursuit.facts)}; "
-        "hollow: pulled back; line: running middle"
+        "hollow: refused; line: running middle"
     )
     return draw_arousal(
         "How rare, and still valid?",

@@ -480,7 +480,7 @@ class _Run:
         page_bytes = draw_origins(
             f"{self.request.stem}: where the pixels come from",
             note,
-            finds.search.facts.licence,
+            f"licence {finds.search.facts.licence}",
             cells,
         )
         self.figures.insert(0, str(finds.write(ORIGINS, page_bytes)))

@@ -128,6 +128,16 @@ def test_the_literal_loss_knows_no_bound() -> None:
     assert literal.facts["distance"] > 1.3 * bounded.facts["shell"][1]
 
 
+def test_a_margin_leads_further_into_the_shell() -> None:
+    spec = replace(SPEC, floor="none", anchor=0.0, steps=60, hold=1000)
+    _, edge = search(spec)
+    _, inside = search(replace(spec, margin=1.0))
+    low, high = inside.facts["shell"]
+    last = [check["distance"] for check in inside.facts["checks"][-3:]]
+    before = [check["distance"] for check in edge.facts["checks"][-3:]]
+    assert sum(last) > sum(before) + 0.3 * (high - low)
+
+
 def test_a_no_brings_the_last_accepted_state_back_and_ends() -> None:
     _, short = search(replace(SPEC, steps=20, floor="none"), yes(0.9))
     _, found = search(replace(SPEC, hold=1000, floor="none"), yes(0.9, until=30))
@@ -352,7 +362,7 @@ def test_a_stop_hands_over_what_was_accepted() -> None:
     [
         *({"rarity": 1.0}, {"rarity": 0.01}, {"lr": 0.0}, {"steps": 0}, {"anchor_cap": "2"}),
         *({"anchor_cap": "much"}, {"name": "Two words"}, {"baseline": 10}, {"fresh": 1}),
-        *({"anchor": float("nan")}, {"accept": 1.5}),
+        *({"anchor": float("nan")}, {"accept": 1.5}, {"margin": 1.1}, {"firmer": 0.5}),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, Any]) -> None:
