@@ -179,6 +179,8 @@ def test_readme_has_commands_to_run() -> None:
 
 
 QUICK = {
+    "creatok learn-token --preset cretok-paired": ("--steps", "300"),
+    "creatok learn-token --preset menacing": ("--steps", "300"),
     "creatok explore distok": ("--count", "12"),
     "creatok explore lowprob": ("--steps", "4", "--check-every", "2", "--set", "baseline=80"),
     "creatok explore conceptlab": ("--steps", "4", "--set", "classes=4", "--set", "plain=2"),
