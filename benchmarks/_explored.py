@@ -34,6 +34,7 @@ ONE = 0.5
 """A picture is valid with at least this P(one creature)."""
 KNOWN = 0.85
 """A picture with more weight than this on one class shows that class: it is not novel."""
+FRAME_PX = 4
 FIRST_FRESH = 1_000_000
 """Seeds from here on no search has drawn with."""
 
@@ -170,6 +171,24 @@ def open_bestiary() -> Backbone:
     module = registry.get("backbones", facts.backbone)
     backbone: Backbone = module.build(module.Spec(), facts, device="cpu", dtype="fp32")
     return backbone
+
+
+def unrest(image: Image.Image) -> float:
+    """Mean absolute difference of neighbouring pixels along the outer frame, 0 to 1.
+
+    The judge knows creatures alone and takes a texture for one. Pictures of one creature have a
+    calm frame of sky, ground or paper around it; textures have none.
+    """
+    grey = image.convert("L")
+    side = grey.width
+    levels = torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).view(-1, side).double()
+    strips = (
+        levels[:FRAME_PX],
+        levels[-FRAME_PX:],
+        levels[:, :FRAME_PX].T,
+        levels[:, -FRAME_PX:].T,
+    )
+    return float(torch.stack([strip.diff(dim=1).abs().mean() for strip in strips]).mean()) / 255
 
 
 def colours(images: Sequence[Image.Image]) -> Tensor:

@@ -31,6 +31,7 @@ from _explored import (
     open_bestiary,
     pictures,
     run,
+    unrest,
 )
 from _grid import grid
 from _paired import bootstrap
@@ -272,6 +273,8 @@ class Plain:
             [Subject(name="plain", prompt=PLAIN)], fresh(args.plain), args.work / "plain"
         )["plain"]
         assert backbone.prior is not None
+        self.calm = 2 * max(unrest(image) for image in self.images)
+        """A frame twice as restless as that of any plain picture is no creature on its ground."""
         self.colours = ColourShare(backbone.prior.pictures(self.images), self.images, axes=16)
 
 
@@ -325,7 +328,9 @@ def read_low(
                 )
             medians.append(float(cloud.gaussian.distance(few.cpu()).median()))
         shares.append(plain.colours.of(prior.pictures(images), images))
-        read += reader.read(images)
+        for row, image in zip(reader.read(images), images, strict=True):
+            row["whole"] = row["valid"] * float(unrest(image) <= plain.calm)
+            read.append(row)
         shown += images[: 8 // len(subjects)]
     own = medians or full
     row = {
@@ -337,7 +342,7 @@ def read_low(
         "median_d2_full_steps": [round(value, 2) for value in full],
         "rarity_full_steps": [round(cloud.rarity(value), 5) for value in full],
         "in_shell_or_beyond": [value >= low for value in own],
-        "valid": mean_of(read, "valid") if read else None,
+        "valid": mean_of(read, "whole") if read else None,
         "one": mean_of(read, "one") if read else None,
         "novelty": mean_of(read, "novelty") if read else None,
         "spread": mean_of(read, "spread") if read else None,
@@ -379,6 +384,8 @@ def part_curve(args: argparse.Namespace, backbone: Backbone, reader: Reader) -> 
 
 def _plain_row(plain: Plain, reader: Reader) -> dict[str, float]:
     read = reader.read(plain.images)
+    for row, image in zip(read, plain.images, strict=True):
+        row["valid"] *= float(unrest(image) <= plain.calm)
     keys = ("valid", "one", "novelty", "spread")
     return {
         **{key: mean_of(read, key) for key in keys},
