@@ -203,7 +203,8 @@ class TestSpec:
         texts = {name: ",".join(value) for name, value in BOTH.items()}
         teacher = build_teacher("clip", {"folder": BESTIARY.folder, "temperature": "2", **texts})
         assert len(teacher.label([noise(0)], classes=["pig", "owl"])) == 1
-        assert len(teacher._spaces) == 2
+        alone = build_teacher("clip", {"folder": BESTIARY.folder})
+        assert teacher.texts(["a pig"]).shape[1] > alone.texts(["a pig"]).shape[1]
 
 
 def spread(seed: int, pictures: int = 40, classes: int = 6) -> tuple[torch.Tensor, torch.Tensor]:

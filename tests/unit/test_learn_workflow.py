@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from creatok_cli import config
+from creatok_cli.backbones._weights import resolve
 from creatok_cli.domain import Event, Learning, LearnSummary, Notice, Stage, Summary
 from creatok_cli.errors import (
     CreatokError,
@@ -184,17 +185,19 @@ def test_a_wrong_setting_of_a_preset_has_its_place(tmp_path: Path) -> None:
         settle(asked())
 
 
-def test_a_base_without_the_side_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_without_the_side_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tiny_sd3: Path
+) -> None:
     from tests.fakes import learning
 
     source = Path(str(learning.__file__)).read_text(encoding="utf-8")
     changed = Path("prior_method.py")
     changed.write_text(source.replace('NEEDS = ("text",)', 'NEEDS = ("prior",)'), encoding="utf-8")
-    facts = settle(asked()).facts
+    facts = resolve(str(tiny_sd3))
     check_method("counter", facts)
     install(Path("site"), "methods", "counter", "prior_method")
     monkeypatch.syspath_prepend(str(changed.parent.resolve()))
-    with pytest.raises(InputError, match="needs prior, which base bestiary does not have"):
+    with pytest.raises(InputError, match=r"needs prior, which base .* does not have"):
         check_method("counter", facts)
 
 

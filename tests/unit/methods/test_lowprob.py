@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from creatok_cli import registry
+from creatok_cli.backbones._weights import resolve
 from creatok_cli.domain import Labels
 from creatok_cli.errors import InputError, MethodDiverged
 from creatok_cli.methods import lowprob
@@ -379,6 +382,26 @@ def test_a_quest_that_does_not_fit_is_refused() -> None:
         search(replace(SPEC, baseline=5000))
     with pytest.raises(InputError, match="mixed from"):
         search(replace(SPEC, rows="words"), classes=())
+
+
+@pytest.mark.parametrize("version", ["2.1", "2.2"])
+def test_a_prior_network_is_searched_too(
+    version: str, tiny_kandinsky: Callable[[str], Path]
+) -> None:
+    facts = resolve(str(tiny_kandinsky(version)))
+    module = registry.get("backbones", facts.backbone)
+    base = module.build(module.Spec(), facts, device="cpu", dtype="fp32")
+    spec = replace(SPEC, baseline=60, axes=2, steps=12, lr=0.02, floor="none", check_every=12)
+    quest = Quest(prompt=QUEST.prompt, subject=QUEST.subject)
+    steps, rows = drain(lowprob.prepare(spec, base, quest))
+    assert len(steps) > 1
+    brief = Brief(verb="explore", quest=replace(quest, prepared=rows))
+    steps, found = drain(lowprob.build(spec).run(base, brief, seed=1))
+    losses = [step.values["loss"] for step in steps if "loss" in step.values]
+    assert min(losses[-3:]) < losses[0]
+    assert found.token is not None
+    assert sorted(found.token.vectors) == sorted(dict(facts.encoders))
+    assert any("colours count" in notice for step in steps for notice in step.notices)
 
 
 def test_a_diverging_search_says_so() -> None:
