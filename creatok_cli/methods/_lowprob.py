@@ -145,7 +145,8 @@ class _Search:
         seen = prepared["embeddings"]
         if len(seen) < spec.baseline:
             raise InputError(f"the baseline has {len(seen)} rows, {spec.baseline} are wanted")
-        baseline = Baseline(prepared["grey"] if self.grey else seen, spec.axes)
+        colours = prepared.get("colours") if spec.colours == "ignore" else None
+        baseline = Baseline(prepared["grey"] if self.grey else seen, spec.axes, colours)
         with torch.no_grad():
             anchor = self.prior.texts([quest.prompt])[0]
             self.plain = self.text.encode([quest.prompt], [])
@@ -157,7 +158,7 @@ class _Search:
                 self.aims.name(self._class_texts(), seen)
         self.notices = (
             *self.aims.show(quest, self.prior, grey=self.grey),
-            *self._warnings(),
+            *self._warnings(is_blind=self.grey or colours is not None),
         )
         self.own = (
             Word(spec, self.text, quest, backbone.device, seed) if spec.train != "lora" else None
@@ -206,15 +207,18 @@ class _Search:
         parts = [prompts[at : at + CHUNK] for at in range(0, len(prompts), CHUNK)]
         return torch.cat([self.prior.texts(part) for part in parts])
 
-    def _warnings(self) -> list[str]:
+    def _warnings(self, *, is_blind: bool) -> list[str]:
         baseline, spec, found = self.aims.baseline, self.spec, []
-        if baseline.axes < spec.axes:
+        carried = baseline.axes + baseline.left_out
+        if carried < spec.axes:
             found.append(
-                f"axes: {len(baseline.rows)} plain pictures carry {baseline.axes} axes, not "
+                f"axes: {len(baseline.rows)} plain pictures carry {carried} axes, not "
                 f"{spec.axes}; raise baseline"
             )
-        if spec.colours == "ignore" and not self.grey:
-            found.append("colours count: the prior of this base has no pictures to make grey")
+        if spec.colours == "ignore" and not is_blind:
+            found.append("colours count: this base has no pictures whose colours could be told")
+        if baseline.left_out:
+            found.append(f"{baseline.left_out} axes follow colours and are not looked at")
         return found
 
     def _adapt(self) -> None:

@@ -15,6 +15,7 @@ import torch
 from creatok_cli import config
 from creatok_cli.backbones.base import fixed_threads
 from creatok_cli.errors import InputError
+from creatok_cli.methods._colours import mean_colours
 from creatok_cli.methods.base import Quest, Step
 from creatok_cli.seeds import derive
 
@@ -29,6 +30,10 @@ R = TypeVar("R")
 
 ROWS = 8
 """Plain pictures that are drawn together."""
+COLOURED, COLOUR_STEPS = 256, 10
+"""Pictures whose colours are looked at where a prior has none of its own, and their steps: colours
+need no more.
+"""
 
 
 def is_grey(spec: Spec, prior: PriorSide) -> bool:
@@ -57,8 +62,8 @@ def looks(
 def draw_plain(
     spec: Spec, backbone: Backbone, quest: Quest
 ) -> Generator[Step, None, Mapping[str, Tensor]]:
-    """`embeddings` [N d] of the quest's prompt, and `grey` where the prior has pictures; one Step
-    per chunk.
+    """`embeddings` [N d] of the quest's prompt, and `grey` [N d] where the prior has pictures, else
+    `colours` [M 3] of the first ones, drawn for that; one Step per chunk.
     """
     text, prior = backbone.text, backbone.prior
     if text is None or prior is None:
@@ -82,7 +87,34 @@ def draw_plain(
             found += side_by_side.map(embed, group)
             yield Step(index=sum(len(rows) for rows, _ in found), total=spec.baseline)
     plain = {"embeddings": torch.cat([rows for rows, _ in found])}
-    return plain | ({"grey": torch.cat([rows for _, rows in found])} if has_pictures else {})
+    if has_pictures:
+        return plain | {"grey": torch.cat([rows for _, rows in found])}
+    if backbone.image is None:
+        return plain
+    coloured: list[Tensor] = []
+    for seeds in chunks[: -(-COLOURED // ROWS)]:
+        coloured.append(_colours(backbone, cond, seeds))
+        yield Step(index=spec.baseline, total=spec.baseline)
+    return plain | {"colours": torch.cat(coloured)}
+
+
+def _colours(backbone: Backbone, cond: Conditioning, seeds: Sequence[int]) -> Tensor:
+    """[b 3] mean colours of pictures whose embeddings the prior draws from the same seeds."""
+    side, facts = backbone.image, backbone.facts
+    assert side is not None
+    with torch.no_grad():
+        for latents in side.denoise(  # noqa: B007 - the last one is the picture
+            side.noise(seeds, facts.size_px),
+            cond.rows([0] * len(seeds)),
+            negative=None,
+            steps=COLOUR_STEPS,
+            guidance=1.0,
+            scheduler=facts.schedulers[0],
+            options=(),
+            seeds=seeds,
+        ):
+            pass
+        return mean_colours(side.decode(latents)).cpu()
 
 
 def _groups(chunks: Sequence[list[int]], count: int) -> Iterator[Sequence[list[int]]]:

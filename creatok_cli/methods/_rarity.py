@@ -7,6 +7,9 @@ rows d2 of a new row is no chi-square: `d2 n(n-k) / (k(n^2-1))` follows F(k, n-k
 where the widest of more axes are chosen. Where held-out rows are enough to say, their own quantiles
 count; beyond them the F law goes on from there.
 
+Where the mean colours of some rows are known, axes that they foretell (R2 above .36) are not looked
+at: a change of colour is no novelty (methods notes, 4.2).
+
 Deviates: every row is held out once (5 folds) instead of a fixed fifth (S8), so the quantiles rest
 on N rows; the tail is the F law scaled to meet the last empirical quantile, so that it is monotone
 where embeddings have heavier tails than a Gaussian.
@@ -30,27 +33,34 @@ if TYPE_CHECKING:
 FOLDS = 5
 TAIL_ROWS = 10
 """Held-out rows beyond which a quantile is not read off but extrapolated."""
+FORETOLD = 0.36
+"""R2 of an axis on colours above which it counts as one of colour (methods notes, 4.2)."""
 ROWS_PER_AXIS = 20
 """A covariance of k axes wants so many rows for each (methods notes, 4.1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
-    """Mean [d], axes [d k], variances [k] of n rows."""
+    """Mean [d], axes [d k], variances [k] of n rows; directions [d m] that are not looked at."""
 
     mean: Tensor
     axes: Tensor
     variances: Tensor
     count: int
+    blind: Tensor | None = None
 
     @classmethod
-    def of(cls, rows: Tensor, axes: int) -> Gaussian:
-        """The `axes` widest axes of rows [n d]."""
+    def of(cls, rows: Tensor, axes: int, blind: Tensor | None = None) -> Gaussian:
+        """The `axes` widest axes of rows [n d], square to the orthonormal `blind`."""
         wide = rows.double()
         mean = wide.mean(dim=0)
-        _, lengths, turned = torch.linalg.svd(wide - mean, full_matrices=False)
+        centred = wide - mean
+        if blind is not None:
+            centred = centred - (centred @ blind.double()) @ blind.double().T
+        _, lengths, turned = torch.linalg.svd(centred, full_matrices=False)
         variances = lengths[:axes].square() / (len(rows) - 1)
-        return cls(mean.float(), turned[:axes].T.float().contiguous(), variances.float(), len(rows))
+        found = turned[:axes].T.float().contiguous()
+        return cls(mean.float(), found, variances.float(), len(rows), blind)
 
     def distance(self, rows: Tensor) -> Tensor:
         """[b] d2 of rows [b d]: squared Mahalanobis distance on the axes."""
@@ -59,6 +69,8 @@ class Gaussian:
     def beside(self, rows: Tensor) -> Tensor:
         """[b] squared distance of rows [b d] from the plane of the axes."""
         moved = rows - self.mean
+        if self.blind is not None:
+            moved = moved - (moved @ self.blind) @ self.blind.T
         return (moved - (moved @ self.axes) @ self.axes.T).square().sum(dim=1)
 
     def places(self, rows: Tensor, dims: int = 2) -> Tensor:
@@ -68,27 +80,37 @@ class Gaussian:
     def to(self, device: torch.device | str) -> Gaussian:
         """The same on a device."""
         return Gaussian(
-            self.mean.to(device), self.axes.to(device), self.variances.to(device), self.count
+            self.mean.to(device),
+            self.axes.to(device),
+            self.variances.to(device),
+            self.count,
+            None if self.blind is None else self.blind.to(device),
         )
 
 
 class Baseline:
     """Plain embeddings [n d], what is usual among them, and how rare another one is."""
 
-    def __init__(self, rows: Tensor, axes: int) -> None:
-        """Fewer axes are used where rows are few. Needs at least 40 rows."""
+    def __init__(self, rows: Tensor, axes: int, colours: Tensor | None = None) -> None:
+        """Fewer axes are used where rows are few. Needs at least 40 rows. `colours` [m c]: mean
+        colours of the first m rows; the axes that they foretell are left out.
+        """
         rows = rows.detach().float().cpu()
         if len(rows) < 2 * ROWS_PER_AXIS:
             raise ValueError(f"a baseline needs {2 * ROWS_PER_AXIS} rows, not {len(rows)}")
         self.rows = rows
         kept = len(rows) - math.ceil(len(rows) / FOLDS)
         self.axes = max(1, min(axes, kept // ROWS_PER_AXIS, rows.shape[1]))
-        self.gaussian = Gaussian.of(rows, self.axes)
+        blind = None if colours is None else self._coloured(rows, colours)
+        self.left_out = 0 if blind is None else blind.shape[1]
+        """Axes of colour that rarity does not look at."""
+        self.axes -= self.left_out
+        self.gaussian = Gaussian.of(rows, self.axes, blind)
         distances, beside = torch.empty(len(rows)), torch.empty(len(rows))
         for fold in range(FOLDS):
             # Every fifth row, so that neighbouring seeds fall into different folds.
             out = torch.arange(len(rows)) % FOLDS == fold
-            rest = Gaussian.of(rows[~out], self.axes)
+            rest = Gaussian.of(rows[~out], self.axes, blind)
             distances[out], beside[out] = rest.distance(rows[out]), rest.beside(rows[out])
         self.held_out: tuple[float, ...] = tuple(sorted(distances.tolist()))
         self.beside95 = float(torch.quantile(beside, 0.95))
@@ -96,6 +118,21 @@ class Baseline:
         self.reach = 1 - TAIL_ROWS / len(rows)
         """The rarity up to which quantiles are read off the held-out rows."""
         self._stretch = self._empirical(self.reach) / self._law.quantile(self.reach)
+
+    def _coloured(self, rows: Tensor, colours: Tensor) -> Tensor | None:
+        """[d m] the axes that colours foretell, all but the one they foretell least; None for
+        none.
+        """
+        whole = Gaussian.of(rows, self.axes)
+        places = whole.places(rows[: len(colours)], self.axes).double()
+        known = colours.detach().double().cpu()
+        known = torch.cat([known - known.mean(dim=0), torch.ones(len(known), 1)], dim=1)
+        fitted = known @ torch.linalg.lstsq(known, places).solution
+        spread = (places - places.mean(dim=0)).square().sum(dim=0).clamp_min(1e-12)
+        foretold = 1 - (places - fitted).square().sum(dim=0) / spread
+        chosen = foretold > FORETOLD
+        chosen[int(foretold.argmin())] = False
+        return whole.axes[:, chosen] if bool(chosen.any()) else None
 
     def quantile(self, rarity: float) -> float:
         """d2 below which that share of plain pictures lies; 0 < rarity < 1."""

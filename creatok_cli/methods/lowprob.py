@@ -90,8 +90,8 @@ class Spec:
     keep: float = 1.0
     """Weight of leaving the plain subject as it is, where word and LoRA are trained together."""
     colours: Literal["count", "ignore"] = "ignore"
-    """`ignore` looks at grey copies, so that a change of colour alone is not rare; where a prior
-    has no pictures, colours count.
+    """`ignore`: a change of colour alone is not rare. Grey copies are looked at, or, where a prior
+    has no pictures, the axes that colours do not foretell.
     """
     check_every: int = 25
     accept: float = 0.5

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from creatok_cli.methods._colours import mean_colours
 from creatok_cli.methods._rarity import Baseline, FLaw, Gaussian, beta_share
 
 SHARES = (0.05, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.999999)
@@ -106,3 +107,40 @@ def test_places_are_in_standard_deviations() -> None:
     places = Gaussian.of(known, 8).places(known, 3)
     assert places.std(dim=0).tolist() == pytest.approx([1.0] * 3, abs=1e-3)
     assert all(math.isfinite(value) for value in places.flatten().tolist())
+
+
+def test_axes_that_colours_foretell_are_not_looked_at() -> None:
+    dice = torch.Generator().manual_seed(5)
+    colours = torch.randn(400, 3, generator=dice)
+    rows = torch.randn(600, 12, generator=dice) * torch.linspace(1.0, 0.3, 12)
+    rows[:, 0] = 0
+    rows[:400, 0] = 3 * colours[:, 1] + 0.3 * torch.randn(400, generator=dice)
+    rows[400:, 0] = 3 * torch.randn(200, generator=dice)
+    plain, guarded = Baseline(rows, 4), Baseline(rows, 4, colours)
+    assert (plain.left_out, plain.axes) == (0, 4)
+    assert (guarded.left_out, guarded.axes) == (1, 3)
+    along_colour, along_other = torch.zeros(2, 1, 12)
+    along_colour[0, 0], along_other[0, 1] = 20.0, 20.0
+    usual = rows[:1]
+    assert plain.gaussian.distance(usual + along_colour) > 20
+    moved = guarded.gaussian.distance(usual + along_colour) - guarded.gaussian.distance(usual)
+    assert abs(float(moved)) < 2
+    assert guarded.gaussian.distance(usual + along_other) > 20
+    shift = guarded.gaussian.beside(usual + along_colour) - guarded.gaussian.beside(usual)
+    assert abs(float(shift)) < 2
+
+
+def test_colours_of_no_axis_leave_all_of_them() -> None:
+    dice = torch.Generator().manual_seed(6)
+    rows, colours = torch.randn(400, 8, generator=dice), torch.randn(256, 3, generator=dice)
+    plain, guarded = Baseline(rows, 4), Baseline(rows, 4, colours)
+    assert guarded.left_out == 0
+    assert guarded.held_out == plain.held_out
+
+
+def test_mean_colours_are_those_of_the_figure() -> None:
+    pictures = torch.ones(2, 3, 16, 16)
+    pictures[0, :, 4:12, 4:12] = torch.tensor([1.0, -1.0, -1.0])[:, None, None]
+    found = mean_colours(pictures)
+    assert torch.allclose(found[0], torch.tensor([53.24, 80.09, 67.20]), atol=0.1)
+    assert torch.allclose(found[1], torch.tensor([100.0, 0.0, 0.0]), atol=0.1)
