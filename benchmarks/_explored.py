@@ -25,6 +25,7 @@ from creatok_cli import registry
 from creatok_cli.backbones._weights import resolve
 from creatok_cli.backbones.base import Backbone
 from creatok_cli.domain import Event, ExploreSummary, ImageWritten, Notice
+from creatok_cli.methods._colours import lab
 from creatok_cli.scorers import judge
 from creatok_cli.workflows._showing import Row, sheet_text
 from creatok_cli.workflows.explore import QuestRequest, explore
@@ -202,22 +203,10 @@ def colours(images: Sequence[Image.Image]) -> Tensor:
 
 
 def _lab(image: Image.Image) -> Tensor:
-    """[3] mean CIE L*a*b* (D65) of an sRGB picture."""
+    """[3] mean L*, a*, b* of a picture."""
     levels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-    rgb = levels.view(-1, 3).double() / 255
-    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    to_xyz = torch.tensor(
-        [
-            [0.4124564, 0.3575761, 0.1804375],
-            [0.2126729, 0.7151522, 0.0721750],
-            [0.0193339, 0.1191920, 0.9503041],
-        ],
-        dtype=torch.float64,
-    )
-    xyz = linear @ to_xyz.T / torch.tensor([0.95047, 1.0, 1.08883], dtype=torch.float64)
-    root = torch.where(xyz > 216 / 24389, xyz.clamp_min(1e-12) ** (1 / 3), xyz * 841 / 108 + 4 / 29)
-    x, y, z = root.mean(dim=0)
-    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+    rgb = levels.view(1, image.height, image.width, 3).permute(0, 3, 1, 2).float() / 255
+    return lab(rgb).mean(dim=(2, 3))[0].double()
 
 
 class ColourShare:

@@ -41,12 +41,11 @@ def mean_colours(pixels: Tensor) -> Tensor:
     front = ((levels - middle).abs().amax(dim=1) > APART).float()
     share = front.mean(dim=(1, 2), keepdim=True)
     front = torch.where((share < LEAST) | (share > MOST), torch.ones_like(front), front)
-    lab = _lab(levels)
-    return (lab * front[:, None]).sum(dim=(2, 3)) / front.sum(dim=(1, 2))[:, None]
+    return (lab(levels) * front[:, None]).sum(dim=(2, 3)) / front.sum(dim=(1, 2))[:, None]
 
 
-def _lab(levels: Tensor) -> Tensor:
-    """[b 3 H W] sRGB in [0, 1] -> L*, a*, b*."""
+def lab(levels: Tensor) -> Tensor:
+    """[b 3 H W] of sRGB in [0, 1] -> of L*, a*, b*."""
     linear = torch.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
     turn = torch.tensor(TO_XYZ, device=levels.device) / torch.tensor(WHITE)[:, None].to(
         levels.device

@@ -134,13 +134,16 @@ class Keeper:
         """Writes the newest state. Raises OutputFull, OutputReadOnly."""
         if self._waiting is None:
             return
+        import torch
         from safetensors.torch import save
 
         begun_s = time.monotonic()
         index, checkpoint = self._waiting
         # Copies: one tensor under two names is two in a file.
-        tensors = {name: rows.detach().cpu().clone() for name, rows in checkpoint.items()}
-        tensors = {name: rows.contiguous() for name, rows in tensors.items()}
+        tensors = {
+            name: rows.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, rows in checkpoint.items()
+        }
         plain = save(tensors)
         payload = plain[8 + int.from_bytes(plain[:8], "little") :]
         facts = {

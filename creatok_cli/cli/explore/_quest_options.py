@@ -86,7 +86,7 @@ Rarity = Annotated[
         "--rarity",
         metavar="X",
         rich_help_panel=SOUGHT,
-        help="How rare, 0.5 to 0.9999: 0.99 is the rarest of a hundred plain pictures.",
+        help="How rare, 0.05 to 0.999999: 0.99 is the rarest of a hundred plain pictures.",
         show_default=False,
     ),
 ]
