@@ -27,10 +27,10 @@ import torch
 
 from creatok_cli import __version__
 from creatok_cli.domain import Job
-from creatok_cli.errors import ArtefactError, InputError, MethodDiverged
+from creatok_cli.errors import ArtefactError, InputError
 from creatok_cli.methods._likeness import Likeness, bare, draw_usual, positives_of
-from creatok_cli.methods._plain import Workers, workers
 from creatok_cli.methods._word import Word
+from creatok_cli.methods._workers import PART, Workers, check_sound, workers
 from creatok_cli.methods.base import Artefact, Brief, Feedback, Quest, Run, Step
 from creatok_cli.seeds import derive
 from creatok_cli.tokens.token import Token
@@ -42,10 +42,6 @@ if TYPE_CHECKING:
     from creatok_cli.domain import Labels
     from creatok_cli.methods.conceptlab import Spec
 
-PART = 2
-"""Pictures of a step that share one backward pass on light bases; fixed, so that bytes do not
-depend on the number of cores.
-"""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 SEPARATOR = ":"
 LONGEST = 60
@@ -155,28 +151,15 @@ class _Search:
         spec = self.spec
         template = derive(self.seed, "template", self.index) % len(spec.templates)
         seeds = [derive(self.seed, "noise", self.index, at) for at in range(spec.batch)]
-        is_light = self.backbone.device == "cpu" and self.backbone.facts.threads == 1
-        size = PART if is_light else spec.batch
-        parts = [seeds[at : at + size] for at in range(0, len(seeds), size)]
-        for leaf in self.leaves.values():
-            leaf.grad = torch.zeros_like(leaf)
-        totals: dict[str, float] = {}
-        for values, grads in self.workers.map(lambda part: self._gradients(part, template), parts):
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + value
-            for leaf, grad in zip(self.leaves.values(), grads, strict=True):
-                assert leaf.grad is not None
-                leaf.grad += grad
+        totals, grads = self.workers.summed(lambda part: self._gradients(part, template), seeds)
+        for leaf, grad in zip(self.leaves.values(), grads, strict=True):
+            leaf.grad = grad
         self.optimiser.step()
         self.own.settle()
         self.index += 1
         self.values = {name: round(value, 6) for name, value in totals.items()}
         self.losses.append([float(self.index), totals["loss"]])
-        sound = all(bool(leaf.isfinite().all()) for leaf in self.leaves.values())
-        if not sound or not math.isfinite(totals["loss"]):
-            raise MethodDiverged(
-                f"step {self.index}: the loss or what is learned is not finite; lower lr"
-            )
+        check_sound(self.index, totals["loss"], self.leaves.values())
 
     def _gradients(
         self, seeds: Sequence[int], template: int

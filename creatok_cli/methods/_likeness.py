@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional
 
 from creatok_cli.errors import InputError
-from creatok_cli.methods._plain import workers
+from creatok_cli.methods._workers import workers
 from creatok_cli.methods.base import Quest, Step
 from creatok_cli.methods.conceptlab import Spec, parse_bound
 from creatok_cli.seeds import derive

@@ -28,11 +28,12 @@ import torch
 
 from creatok_cli import __version__
 from creatok_cli.domain import Job
-from creatok_cli.errors import InputError, MethodDiverged
-from creatok_cli.methods._plain import Workers, draw_plain, is_grey, looks, workers
+from creatok_cli.errors import InputError
+from creatok_cli.methods._plain import draw_plain, is_grey, looks
 from creatok_cli.methods._rare_aims import Aims, Measured
 from creatok_cli.methods._rarity import Baseline
 from creatok_cli.methods._word import Word
+from creatok_cli.methods._workers import Workers, check_sound, workers
 from creatok_cli.methods.base import Artefact, Brief, Feedback, Quest, Run, Step
 from creatok_cli.seeds import derive
 from creatok_cli.tokens.token import Token
@@ -43,10 +44,6 @@ if TYPE_CHECKING:
     from creatok_cli.backbones.base import Adaptation, Backbone, PriorSide, TextSide
     from creatok_cli.methods.lowprob import Spec
 
-PART = 2
-"""Pictures of a step that share one backward pass on light bases; fixed, so that bytes do not
-depend on the number of cores.
-"""
 KEPT = 2
 """Seeds on which a LoRA has to leave the plain subject alone."""
 CHUNK = 8
@@ -242,15 +239,7 @@ class _Search:
         """One optimiser step. Raises MethodDiverged."""
         spec = self.spec
         seeds = [derive(self.seed, "noise", self.index, at) for at in range(spec.batch)]
-        parts = [seeds[at : at + self._part] for at in range(0, len(seeds), self._part)]
-        answers = self.workers.map(self._gradients, parts)
-        values: dict[str, float] = {}
-        grads = [torch.zeros_like(leaf) for leaf in self.leaves.values()]
-        for part, found in answers:
-            for name, value in part.items():
-                values[name] = values.get(name, 0.0) + value
-            for total, grad in zip(grads, found, strict=True):
-                total += grad
+        values, grads = self.workers.summed(self._gradients, seeds)
         if self.keep_rows is not None:
             kept, found = self._keep_gradients()
             values["keep"] = kept
@@ -268,16 +257,7 @@ class _Search:
         self.taken += 1
         self.values = {name: round(value, 6) for name, value in values.items()}
         self.losses.append([float(self.index), values["loss"], values["rare"], values["anchor"]])
-        sound = all(bool(leaf.isfinite().all()) for leaf in self.leaves.values())
-        if not sound or not math.isfinite(values["loss"]):
-            raise MethodDiverged(
-                f"step {self.index}: the loss or what is learned is not finite; lower lr"
-            )
-
-    @property
-    def _part(self) -> int:
-        is_light = self.backbone.device == "cpu" and self.backbone.facts.threads == 1
-        return PART if is_light else self.spec.batch
+        check_sound(self.index, values["loss"], self.leaves.values())
 
     @property
     def slower(self) -> float:

@@ -5,17 +5,14 @@ Does not: say what is rare among them (`_rarity.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 
-from creatok_cli import config
-from creatok_cli.backbones.base import fixed_threads
 from creatok_cli.errors import InputError
 from creatok_cli.methods._colours import mean_colours
+from creatok_cli.methods._workers import workers
 from creatok_cli.methods.base import Quest, Step
 from creatok_cli.seeds import derive
 
@@ -24,9 +21,6 @@ if TYPE_CHECKING:
 
     from creatok_cli.backbones.base import Backbone, Conditioning, PriorSide
     from creatok_cli.methods.lowprob import Spec
-
-P = TypeVar("P")
-R = TypeVar("R")
 
 ROWS = 8
 """Plain pictures that are drawn together."""
@@ -120,39 +114,3 @@ def _colours(backbone: Backbone, cond: Conditioning, seeds: Sequence[int]) -> Te
 def _groups(chunks: Sequence[list[int]], count: int) -> Iterator[Sequence[list[int]]]:
     for start in range(0, len(chunks), count):
         yield chunks[start : start + count]
-
-
-class Workers:
-    """Runs a function over parts, side by side where that is quicker; the results are in order and
-    do not depend on how many run at once.
-    """
-
-    def __init__(self, pool: ThreadPoolExecutor | None, count: int) -> None:
-        self._pool, self.count = pool, count
-
-    def map(self, work: Callable[[P], R], parts: Sequence[P]) -> list[R]:
-        """One result per part. Each part works with one CPU thread where parts run at once."""
-        if self._pool is None or len(parts) == 1:
-            return [work(part) for part in parts]
-
-        def alone(part: P) -> R:
-            with fixed_threads(1):
-                return work(part)
-
-        return list(self._pool.map(alone, parts))
-
-
-@contextmanager
-def workers(backbone: Backbone) -> Iterator[Workers]:
-    """A worker per core for a light base, which draws with one thread each; else one."""
-    light = backbone.device == "cpu" and backbone.facts.threads == 1
-    count = config.cores() if light else 1
-    if count == 1:
-        yield Workers(None, 1)
-        return
-    if backbone.prior is not None:
-        # Read now what is read on first use: not by two threads at once.
-        assert backbone.image is not None
-        assert backbone.prior.width
-    with ThreadPoolExecutor(count) as pool:
-        yield Workers(pool, count)
