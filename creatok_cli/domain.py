@@ -231,6 +231,8 @@ class BaseFacts:
     batch_rows: tuple[tuple[int, int], ...] = ((512, 8), (1024, 2))
     """(largest side in pixels, batch class) in rising order; beyond the last row the class is 1."""
 
+    can_start: bool = False
+    """Whether a job may begin from a picture (`init_image`)."""
     threads: int = 0
     """CPU threads that draw one batch: light bases draw several batches at a time, with 1 thread
     each, so that bytes do not depend on the number of cores. 0: torch's choice, one batch at a

@@ -11,7 +11,6 @@ Does not: know plans, batches or seeds beyond the list it is given.
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,30 +18,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from creatok_cli.backbones import _weights
-from creatok_cli.backbones._diffusers import load_part, load_small, prepare_libraries
-from creatok_cli.backbones._lora import Adapted, Loras, adapt, wear
-from creatok_cli.backbones._lora_fit import check_fit
+from creatok_cli.backbones._adapter import Adapter, Loader
+from creatok_cli.backbones._lora import Adapted, adapt
 from creatok_cli.backbones._pixels import stretched
 from creatok_cli.backbones._unclip import UnclipPrior, UnclipText, Walk
+from creatok_cli.backbones._vae import DECODE_PIXELS, draw_noise, sound
 from creatok_cli.backbones.base import Conditioning, torch_dtype
 from creatok_cli.domain import BaseFacts, Job, Options, Size
 from creatok_cli.errors import InputError, UnknownName
 from creatok_cli.seeds import generator
-from creatok_cli.tokens.lora import read_lora
 from creatok_cli.tokens.token import Token
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DECODE_PIXELS = 8 * 512 * 512
-"""Pictures are decoded in slices of at most this many pixels (exact: rows are independent); set by
-eye.
-"""
 XLM_LENGTH = 77
 """Positions of the decoder's own text encoder in Kandinsky 2.1 (diffusers: `max_length`)."""
 
 
-class Kandinsky:
+class Kandinsky(Adapter):
     """One Kandinsky base: the folder of the decoder and that of its prior. Building it reads
     nothing.
 
@@ -60,81 +54,40 @@ class Kandinsky:
         walk: Walk,
         search: Walk,
     ) -> None:
-        self.facts, self.device, self.dtype = facts, device, dtype
+        super().__init__(facts, device=device, dtype=dtype)
         self._names, self._reads_words, self._walk, self._search = names, reads_words, walk, search
-        self._text: UnclipText | None = None
-        self._prior: UnclipPrior | None = None
-        self._image: KandinskyImage | None = None
-        self._folder: Path | None = None
-        self._loras: Loras = ()
 
     @property
     def text(self) -> UnclipText:
         """The prior's text tower; its weights are read when something is encoded."""
-        if self._text is None:
-            self._text = UnclipText(self.facts, self._prior_folder(), self.device, self.dtype)
-        return self._text
+        return self._side("text", lambda: UnclipText(self._beside(), self.facts))
 
     @property
     def prior(self) -> UnclipPrior:
         """The prior; its weights are read when something is drawn."""
-        if self._prior is None:
-            folder = self._prior_folder()
-            self._prior = UnclipPrior(
-                self.text, folder, self.device, self.dtype, self._search, self._loras
-            )
-        return self._prior
+        return self._side("prior", lambda: UnclipPrior(self._beside(), self.text, self._search))
 
     @property
     def image(self) -> KandinskyImage:
         """Denoiser and decoder, read on first use, and with them the prior's network."""
-        if self._image is None:
-            # All of it now: several threads may draw later, and the text tower may be dropped.
-            prior = self.prior
-            ready = (prior.network, prior.black, self.text.blank)
-            assert all(part is not None for part in ready)
-            self._image = KandinskyImage(
-                self.facts,
-                prior,
-                self._walk,
-                self.device,
-                self.dtype,
-                reads_words=self._reads_words,
-                loras=self._loras,
-            )
-        return self._image
+        return self._side("image", self._open_image)
 
-    def _prior_folder(self) -> Path:
-        """The vetted folder of the prior."""
-        if self._folder is None:
-            prepare_libraries()
-            _weights.check_unchanged(self.facts)
-            self._folder = _weights.prior_folder(Path(self.facts.folder), *self._names)
-        return self._folder
+    def _open_image(self) -> KandinskyImage:
+        # All of it now: several threads may draw later, and the text tower may be dropped.
+        prior = self.prior
+        ready = (prior.network, prior.black, self.text.blank)
+        assert all(part is not None for part in ready)
+        return KandinskyImage(
+            self._loader(), self.facts, prior, self._walk, reads_words=self._reads_words
+        )
 
-    def release(self, side: str) -> None:
-        """Drop the weights of `text`, `prior` or `image`."""
-        if side == "text" and self._text is not None:
-            self._text.drop()
-        if side == "prior":
-            self._prior = None
-        if side == "image":
-            self._image = None
-        gc.collect()
-        if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+    def _beside(self) -> Loader:
+        """For the vetted folder of the prior."""
+        return self._loader(str(_weights.prior_folder(Path(self.facts.folder), *self._names)))
 
     def condition(self, jobs: Sequence[Job], tokens: Sequence[Token]) -> Conditioning:
         """One row per job from its prompt: text alone; the prior draws per seed in `denoise`."""
         return self.text.encode([job.prompt for job in jobs], tokens)
-
-    def wear(self, loras: Loras) -> None:
-        """See `backbones.base.Backbone.wear`: the prior's network and the denoiser."""
-        if self._prior is not None or self._image is not None:
-            raise RuntimeError("LoRAs are worn before a side opens")
-        for path, _ in loras:
-            check_fit(read_lora(path), self.facts)
-        self._loras = tuple(loras)
 
     def adapt(self, rank: int, *, seed: int) -> Adapted:
         """See `backbones.base.Backbone.adapt`: the attention of the prior's network."""
@@ -146,39 +99,27 @@ class KandinskyImage:
 
     def __init__(
         self,
+        loader: Loader,
         facts: BaseFacts,
         prior: UnclipPrior,
         walk: Walk,
-        device: str,
-        dtype: str,
         *,
         reads_words: bool,
-        loras: Loras,
     ) -> None:
         from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, VQModel
 
         self._facts, self._prior, self._walk = facts, prior, walk
-        self._device, self._dtype = device, dtype
-        folder = facts.folder
-        with torch.inference_mode(False):
-            self.unet: Any = wear(
-                load_part(UNet2DConditionModel, folder, "unet", dtype=dtype, device=device),
-                "unet",
-                loras,
-            )
-            self.vae: Any = load_part(VQModel, folder, "movq", dtype=dtype, device=device)
+        self._device, self._dtype = loader.device, loader.dtype
+        self.unet: Any = loader.model(UNet2DConditionModel, "unet")
+        self.vae: Any = loader.model(VQModel, "movq")
         self._kinds: dict[str, Any] = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}
-        self._scheduler: Any = load_small(self._kinds[facts.schedulers[0]], folder, "scheduler")
+        self._scheduler: Any = loader.small(self._kinds[facts.schedulers[0]], "scheduler")
         self._scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self._words = _nothing(folder, device, dtype) if reads_words else None
+        self._words = _nothing(loader) if reads_words else None
 
     def noise(self, seeds: Sequence[int], size_px: Size) -> Tensor:
         """[b c h w] f32 on the CPU: row i is drawn from `derive(seeds[i], "noise")` alone."""
-        width, height = size_px
-        shape = (self.unet.config.in_channels, height // self._scale, width // self._scale)
-        return torch.stack(
-            [torch.randn(shape, generator=generator(seed, "noise")) for seed in seeds]
-        )
+        return draw_noise(seeds, size_px, self.unet.config.in_channels, self._scale)
 
     def denoise(
         self,
@@ -281,22 +222,22 @@ class KandinskyImage:
             movq.decode(part, force_not_quantize=True, return_dict=False)[0]
             for part in torch.split(latents.to(dtype), rows)
         ]
-        pixels = torch.cat(parts).float()
-        return torch.where(pixels.isfinite(), pixels.clamp(-1.0, 1.0), torch.nan)
+        return sound(torch.cat(parts))
 
 
-def _nothing(folder: str, device: str, dtype: str) -> tuple[Tensor, Tensor]:
+def _nothing(loader: Loader) -> tuple[Tensor, Tensor]:
     """(states [1 s d], pooled [1 d']) of the empty prompt by the decoder's own text encoder, which
     is not needed again.
     """
     from diffusers.pipelines.kandinsky.text_encoder import MultilingualCLIP
     from transformers import XLMRobertaTokenizer
 
-    tokenizer = load_small(XLMRobertaTokenizer, folder, "tokenizer")
+    tokenizer = loader.small(XLMRobertaTokenizer, "tokenizer")
     found = tokenizer([""], padding="max_length", max_length=XLM_LENGTH, return_tensors="pt")
     with torch.inference_mode(False), torch.no_grad():
-        model = load_part(MultilingualCLIP, folder, "text_encoder", dtype=dtype, device=device)
+        model = loader.model(MultilingualCLIP, "text_encoder", is_worn=False)
         pooled, states = model(
-            input_ids=found.input_ids.to(device), attention_mask=found.attention_mask.to(device)
+            input_ids=found.input_ids.to(loader.device),
+            attention_mask=found.attention_mask.to(loader.device),
         )
     return states, pooled

@@ -11,8 +11,6 @@ Does not: know plans, batches or seeds beyond the list it is given.
 
 from __future__ import annotations
 
-import copy
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,28 +18,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from creatok_cli.backbones import _weights
-from creatok_cli.backbones._diffusers import load_part, load_small, prepare_libraries
-from creatok_cli.backbones._lora import Adapted, Loras, adapt, wear
-from creatok_cli.backbones._lora_fit import check_fit
+from creatok_cli.backbones._adapter import Adapter, Loader
+from creatok_cli.backbones._lora import Adapted, adapt
 from creatok_cli.backbones._pixels import Draw, PixelPrior, tower_folders
 from creatok_cli.backbones._sd3_text import Sd3Text
-from creatok_cli.backbones.base import Conditioning, torch_dtype
+from creatok_cli.backbones._vae import Vae, draw_noise
+from creatok_cli.backbones.base import Conditioning, Start, torch_dtype
 from creatok_cli.domain import BaseFacts, Job, Options, Size
 from creatok_cli.errors import UnknownName
 from creatok_cli.seeds import generator
-from creatok_cli.tokens.lora import read_lora
 from creatok_cli.tokens.token import Token
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DECODE_PIXELS = 8 * 512 * 512
-"""Pictures are decoded in slices of at most this many pixels (exact: rows are independent); set by
-eye.
-"""
 
-
-class Sd3:
+class Sd3(Adapter):
     """One SD3-shaped base. Building it reads nothing."""
 
     def __init__(
@@ -54,78 +46,37 @@ class Sd3:
         t5_length: int,
         draw: Draw | None = None,
     ) -> None:
-        self.facts, self.device, self.dtype, self._draw = facts, device, dtype, draw
+        super().__init__(facts, device=device, dtype=dtype)
+        self._draw = draw
         self._zero_rows = int(
             _weights.card(Path(facts.folder)).get("creatok_t5_zero_rows", t5_zero_rows)
         )
         self._t5_length = t5_length
-        self._text: Sd3Text | None = None
-        self._image: Sd3Image | None = None
-        self._prior: PixelPrior | None = None
-        self._loras: Loras = ()
-        self._checked = False
 
     @property
     def text(self) -> Sd3Text:
         """The text side; its weights are read when something is encoded."""
-        if self._text is None:
-            self._check()
-            self._text = Sd3Text(
-                self.facts, self.device, self.dtype, self._t5_length, loras=self._loras
-            )
-        return self._text
+        return self._side("text", lambda: Sd3Text(self._loader(), self.facts, self._t5_length))
 
     @property
     def image(self) -> Sd3Image:
         """Denoiser and decoder, read on first use."""
-        if self._image is None:
-            self._check()
-            self._image = Sd3Image(
-                self.facts, self.device, self.dtype, self._zero_rows, loras=self._loras
-            )
-        return self._image
+        return self._side("image", lambda: Sd3Image(self._loader(), self.facts, self._zero_rows))
 
     @property
     def prior(self) -> PixelPrior | None:
         """A draw of few steps seen by image towers; None where the adapter names no such draw, or
         the folder has no towers.
         """
-        if self._prior is None and self._draw is not None:
-            towers = tower_folders(self.facts.folder, [name for name, _ in self.facts.encoders])
-            if towers:
-                self._check()
-                self._prior = PixelPrior(self, towers, self._draw)
-        return self._prior
-
-    def _check(self) -> None:
-        if not self._checked:
-            prepare_libraries()
-            _weights.check_unchanged(self.facts)
-            self._checked = True
-
-    def release(self, side: str) -> None:
-        """Drop the weights of `text`, `prior` or `image`."""
-        if side == "text" and self._text is not None:
-            self._text.drop()
-        if side == "image":
-            self._image = None
-        if side == "prior":
-            self._prior = None
-        gc.collect()
-        if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        draw = self._draw
+        if draw is None:
+            return None
+        towers = tower_folders(self.facts.folder, [name for name, _ in self.facts.encoders])
+        return self._side("prior", lambda: PixelPrior(self, towers, draw)) if towers else None
 
     def condition(self, jobs: Sequence[Job], tokens: Sequence[Token]) -> Conditioning:
         """One row per job from its prompt."""
         return self.text.encode([job.prompt for job in jobs], tokens)
-
-    def wear(self, loras: Loras) -> None:
-        """See `backbones.base.Backbone.wear`: denoiser and CLIP towers."""
-        if self._text is not None or self._image is not None:
-            raise RuntimeError("LoRAs are worn before a side opens")
-        for path, _ in loras:
-            check_fit(read_lora(path), self.facts)
-        self._loras = tuple(loras)
 
     def adapt(self, rank: int, *, seed: int) -> Adapted:
         """See `backbones.base.Backbone.adapt`: the denoiser's attention."""
@@ -135,40 +86,32 @@ class Sd3:
 class Sd3Image:
     """Denoiser, scheduler and decoder. Drawing changes nothing here: several threads may."""
 
-    def __init__(
-        self, facts: BaseFacts, device: str, dtype: str, zero_rows: int, *, loras: Loras = ()
-    ) -> None:
+    def __init__(self, loader: Loader, facts: BaseFacts, zero_rows: int) -> None:
         from diffusers import (
-            AutoencoderKL,
             FlowMatchEulerDiscreteScheduler,
             FlowMatchHeunDiscreteScheduler,
             SD3Transformer2DModel,
         )
 
-        self._facts, self._device, self._dtype, self._zero_rows = facts, device, dtype, zero_rows
-        folder = facts.folder
-        self.transformer: Any = wear(
-            load_part(SD3Transformer2DModel, folder, "transformer", dtype=dtype, device=device),
-            "transformer",
-            loras,
-        )
-        self.vae: Any = load_part(AutoencoderKL, folder, "vae", dtype=dtype, device=device)
-        self.vae.decoder.to(memory_format=torch.channels_last)
+        self._facts, self._zero_rows = facts, zero_rows
+        self._device, self._dtype = loader.device, loader.dtype
+        self.transformer: Any = loader.model(SD3Transformer2DModel, "transformer")
+        self._vae = Vae(loader)
         # Imported here: the lazy imports of the library are not made for several threads.
         self._kinds: dict[str, Any] = {
             "flow-match-euler": FlowMatchEulerDiscreteScheduler,
             "flow-match-heun": FlowMatchHeunDiscreteScheduler,
         }
-        self._euler = load_small(FlowMatchEulerDiscreteScheduler, folder, "scheduler")
-        self._scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self._euler = loader.small(FlowMatchEulerDiscreteScheduler, "scheduler")
+
+    @property
+    def vae(self) -> Any:
+        """The decoder's model."""
+        return self._vae.model
 
     def noise(self, seeds: Sequence[int], size_px: Size) -> Tensor:
         """[b c h w] f32 on the CPU: row i is drawn from `derive(seeds[i], "noise")` alone."""
-        width, height = size_px
-        shape = (self.transformer.config.in_channels, height // self._scale, width // self._scale)
-        return torch.stack(
-            [torch.randn(shape, generator=generator(seed, "noise")) for seed in seeds]
-        )
+        return draw_noise(seeds, size_px, self.transformer.config.in_channels, self._vae.scale)
 
     def denoise(
         self,
@@ -181,6 +124,7 @@ class Sd3Image:
         scheduler: str,
         options: Options,
         seeds: Sequence[int],
+        start: Start | None = None,
         gradient_steps: int = 0,
     ) -> Iterator[Tensor]:
         """Latents [b c h w] after each step; one call of 2B rows (negative first) when guidance >
@@ -195,8 +139,16 @@ class Sd3Image:
             states, pooled = torch.cat([others, states]), torch.cat([other_pooled, pooled])
         latents = noise.to(device=self._device, dtype=torch_dtype(self._dtype))
         schedule = self._schedule(scheduler, steps, latents)
-        last = len(schedule.timesteps) - 1
-        for index, t in enumerate(schedule.timesteps):
+        times = schedule.timesteps
+        if start is not None:
+            first = start.skipped(steps) * schedule.order
+            times = times[first:]
+            schedule.set_begin_index(first)
+            latents = schedule.scale_noise(
+                self._vae.encode(start.pixels, seeds), times[:1], latents
+            )
+        last = len(times) - 1
+        for index, t in enumerate(times):
             inputs = torch.cat([latents] * 2) if guided else latents
             is_early = 0 < gradient_steps <= last - index
             with torch.set_grad_enabled(torch.is_grad_enabled() and not is_early):
@@ -247,19 +199,7 @@ class Sd3Image:
 
     def decode(self, latents: Tensor, *, precise: bool = False) -> Tensor:
         """[b 3 H W] f32 in [-1, 1]; values that are not finite come out as NaN."""
-        dtype = torch.float32 if precise else torch_dtype(self._dtype)
-        config = self.vae.config
-        latents = (latents.to(dtype) / config.scaling_factor) + (config.shift_factor or 0.0)
-        area = latents.shape[-1] * latents.shape[-2] * self._scale**2
-        rows = max(1, DECODE_PIXELS // area)
-        # A copy for the rare call in fp32: other threads may be decoding with this one.
-        vae = self.vae if self.vae.dtype == dtype else copy.deepcopy(self.vae).to(dtype)
-        parts = [
-            vae.decode(part.to(memory_format=torch.channels_last), return_dict=False)[0]
-            for part in torch.split(latents, rows)
-        ]
-        pixels = torch.cat(parts).float()
-        return torch.where(pixels.isfinite(), pixels.clamp(-1.0, 1.0), torch.nan)
+        return self._vae.decode(latents, precise=precise)
 
 
 def dynamic_shift(length: int, config: Mapping[str, Any]) -> float:

@@ -18,7 +18,7 @@ Does not: decode embeddings (`_kandinsky.py` does).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -27,14 +27,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.nn.functional import normalize
 
-from creatok_cli.backbones._clip import ENCODE_ROWS, ClipTower, ClipWords, PooledMap, chunks
-from creatok_cli.backbones._diffusers import load_part, load_small
-from creatok_cli.backbones._lora import Loras, wear
+from creatok_cli.backbones._adapter import Loader
+from creatok_cli.backbones._clip import Encoded
+from creatok_cli.backbones._clip_side import ClipSide
 from creatok_cli.backbones._pixels import normalisation, stretched, to_pixels
 from creatok_cli.backbones.base import Conditioning, torch_dtype
 from creatok_cli.domain import BaseFacts
 from creatok_cli.errors import ArtefactError
 from creatok_cli.seeds import generator
+from creatok_cli.tokens.inject import Laid
 from creatok_cli.tokens.token import Token
 
 if TYPE_CHECKING:
@@ -57,38 +58,13 @@ class Walk:
             raise ValueError("a prior needs 2 steps or more")
 
 
-class UnclipText:
+class UnclipText(ClipSide):
     """The prior's CLIP tower. Weights are read when something is encoded."""
 
-    def __init__(self, facts: BaseFacts, folder: Path, device: str, dtype: str) -> None:
-        from transformers import CLIPTokenizer
-
-        self._folder, self._device, self._dtype = str(folder), device, dtype
-        self.encoders: Mapping[str, int] = dict(facts.encoders)
-        length = (facts.max_prompt_tokens or 75) + 2
-        (name,) = self.encoders
-        self._words = ClipWords(name, load_small(CLIPTokenizer, self._folder, "tokenizer"), length)
-        self._tower: ClipTower | None = None
+    def __init__(self, loader: Loader, facts: BaseFacts) -> None:
+        ((name, _),) = facts.encoders
+        super().__init__(loader, facts, {name: ("tokenizer", "text_encoder")})
         self._blank: Conditioning | None = None
-        self._lock = RLock()
-
-    @property
-    def tower(self) -> ClipTower:
-        """The tower, read on first use."""
-        with self._lock:
-            if self._tower is None:
-                from transformers import CLIPTextModelWithProjection
-
-                with torch.inference_mode(False):  # such tensors could never take part in training
-                    model = load_part(
-                        CLIPTextModelWithProjection,
-                        self._folder,
-                        "text_encoder",
-                        dtype=self._dtype,
-                        device=self._device,
-                    )
-                    self._tower = ClipTower(self._words, model)
-            return self._tower
 
     @property
     def blank(self) -> Conditioning:
@@ -99,54 +75,15 @@ class UnclipText:
                     self._blank = self.encode([""], [])
             return self._blank
 
-    def drop(self) -> None:
-        """Forget the weights, keep the tokenizer and the empty prompt."""
-        with self._lock:
-            self._tower = None
-
-    def encode(self, prompts: Sequence[str], tokens: Sequence[Token]) -> Conditioning:
+    def joined(
+        self, encoded: Sequence[Encoded], laid: Sequence[Sequence[Laid]], tokens: Sequence[Token]
+    ) -> dict[str, Tensor]:
         """`states` [b s d] after the final norm, `pooled` [b d'], and `mask` [b s]: 1 up to EOS."""
-        parts: list[Conditioning] = []
-        for chunk in chunks(prompts):
-            encoded, laid = self.tower.encode(chunk, tokens)
-            ends = torch.tensor([row.eos for row in laid], device=encoded.last.device)
-            places = torch.arange(encoded.last.shape[1], device=encoded.last.device)
-            tensors = {
-                "states": encoded.last,
-                "pooled": encoded.pooled,
-                "mask": (places <= ends[:, None]).to(encoded.last.dtype),
-            }
-            kept = min(ENCODE_ROWS, len(prompts) - len(parts) * ENCODE_ROWS)
-            cut = tuple(row.cut for row in laid)
-            parts.append(Conditioning(tensors, cut).rows(range(kept)))
-        return Conditioning.stack(parts)
-
-    def cut(self, prompts: Sequence[str], tokens: Sequence[Token]) -> tuple[str, ...]:
-        """Per prompt the end that will not fit; reads no weights."""
-        return tuple(self._words.lay_out(prompt, tokens).cut for prompt in prompts)
-
-    def pooled(self, prompts: Sequence[str], tokens: Sequence[Token]) -> Mapping[str, Tensor]:
-        """[b d'] projected state at EOS."""
-        return {self._words.name: self.tower.pooled(prompts, tokens)}
-
-    def rows(self, word: str) -> Mapping[str, Tensor]:
-        """[n d] vocabulary rows of a word."""
-        return {self._words.name: self.tower.rows(word)}
-
-    def pooled_map(
-        self, prompts: Sequence[str], word: str, counts: Mapping[str, int]
-    ) -> Mapping[str, PooledMap]:
-        """See `backbones.base.TextSide.pooled_map`."""
-        name = self._words.name
-        return {name: self.tower.pooled_map(prompts, word, counts[name])}
-
-    def vocabulary(self) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
-        """Table [v d] and spelling of its rows."""
-        return {self._words.name: self.tower.vocabulary()}
-
-    def digests(self) -> Mapping[str, str]:
-        """Digest of the weights."""
-        return {self._words.name: self.tower.digest()}
+        (states,), (rows,) = encoded, laid
+        ends = torch.tensor([row.eos for row in rows], device=states.last.device)
+        places = torch.arange(states.last.shape[1], device=states.last.device)
+        mask = (places <= ends[:, None]).to(states.last.dtype)
+        return {"states": states.last, "pooled": states.pooled, "mask": mask}
 
 
 class UnclipPrior:
@@ -154,25 +91,18 @@ class UnclipPrior:
 
     route: Literal["prior"] = "prior"
 
-    def __init__(
-        self,
-        text: UnclipText,
-        folder: Path,
-        device: str,
-        dtype: str,
-        search: Walk,
-        loras: Loras = (),
-    ) -> None:
+    def __init__(self, loader: Loader, text: UnclipText, search: Walk) -> None:
         from diffusers import UnCLIPScheduler
 
-        self._text, self._folder, self._device = text, folder, device
-        self._dtype, self._search, self._loras = dtype, search, loras
-        self._schedule: Any = load_small(UnCLIPScheduler, str(folder), "scheduler")
+        self._loader, self._text, self._search = loader, text, search
+        self._device, self._dtype = loader.device, loader.dtype
+        self._schedule: Any = loader.small(UnCLIPScheduler, "scheduler")
         settings = self._schedule.config
         if (settings.prediction_type, settings.variance_type) != ("sample", "fixed_small_log"):
             raise ArtefactError(
-                f"{folder}/scheduler: a prior that predicts {settings.prediction_type!r} with "
-                f"variance {settings.variance_type!r}; creatok draws 'sample', 'fixed_small_log'"
+                f"{loader.folder}/scheduler: a prior that predicts {settings.prediction_type!r} "
+                f"with variance {settings.variance_type!r}; creatok draws 'sample' with "
+                "'fixed_small_log'"
             )
         self._network: Any = None
         self._tower: Any = None
@@ -186,15 +116,7 @@ class UnclipPrior:
             if self._network is None:
                 from diffusers import PriorTransformer
 
-                with torch.inference_mode(False):
-                    network = load_part(
-                        PriorTransformer,
-                        str(self._folder),
-                        "prior",
-                        dtype=self._dtype,
-                        device=self._device,
-                    )
-                    self._network = wear(network, "prior", self._loras)
+                self._network = self._loader.model(PriorTransformer, "prior")
             return self._network
 
     @property
@@ -221,14 +143,7 @@ class UnclipPrior:
     def _open_tower(self) -> Any:
         from transformers import CLIPVisionModelWithProjection
 
-        with torch.inference_mode(False):
-            return load_part(
-                CLIPVisionModelWithProjection,
-                str(self._folder),
-                "image_encoder",
-                dtype=self._dtype,
-                device=self._device,
-            )
+        return self._loader.model(CLIPVisionModelWithProjection, "image_encoder")
 
     def sample(
         self,
@@ -318,7 +233,7 @@ class UnclipPrior:
         side = int(self._tower.config.image_size)
         mean, std = (
             torch.tensor(values).view(3, 1, 1)
-            for values in normalisation(self._folder / "image_processor")
+            for values in normalisation(Path(self._loader.folder) / "image_processor")
         )
         pixels = torch.stack([to_pixels(image, (side, side)) for image in images])
         if grey:

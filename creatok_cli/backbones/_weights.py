@@ -164,7 +164,7 @@ def _folder(name: str, folder: Path, *, plugin: str = "") -> BaseFacts:
     words = prior or vetted
     spec: dict[str, Any] = dict(family.spec) | dict(own.spec)
     note = card(folder)
-    side, multiple, largest = _geometry(vetted)
+    side, multiple, largest = _geometry(vetted, int(spec["size_px"][0]))
     dynamic = vetted.config("scheduler/scheduler_config.json").get("use_dynamic_shifting")
     return BaseFacts(
         name=name,
@@ -187,6 +187,7 @@ def _folder(name: str, folder: Path, *, plugin: str = "") -> BaseFacts:
         ),
         max_side_px=largest,
         batch_rows=tuple((int(side), int(rows)) for side, rows in spec["batch_rows"]),
+        can_start=bool(family.facts.get("CAN_START", False)),
         threads=1 if _denoiser_bytes(vetted) < LIGHT_BYTES else 0,
     )
 
@@ -264,19 +265,30 @@ def _prompt_length(vetted: Vetted) -> int:
     return min(positions, int(limit)) if fits else positions
 
 
-def _geometry(vetted: Vetted) -> tuple[int, int, int | None]:
-    """(default side, multiple of a side, largest side or None), in pixels."""
-    if vetted.config("unet/config.json"):
-        blocks = vetted.config("movq/config.json").get("block_out_channels") or [0]
-        scale = 2 ** (len(blocks) - 1)
+def _geometry(vetted: Vetted, usual: int) -> tuple[int, int, int | None]:
+    """(default side, multiple of a side, largest side or None), in pixels; `usual` where the
+    configs name no side.
+    """
+    if vetted.config("movq/config.json"):
+        scale = _scale(vetted, "movq")
         # The pipelines round latents up to multiples of this factor: Kandinsky's convolutions.
         return vetted.number("unet/config.json", "sample_size") * scale, scale * scale, None
-    blocks = vetted.config("vae/config.json").get("block_out_channels") or [0]
-    scale = 2 ** (len(blocks) - 1)
+    scale = _scale(vetted, "vae")
+    if vetted.config("unet/config.json"):
+        return vetted.number("unet/config.json", "sample_size") * scale, scale, None
+    config = vetted.config("transformer/config.json")
+    if "sample_size" not in config:  # FLUX packs 2 x 2 latents and turns positions, of any number
+        return usual, 2 * scale, None
     patch = vetted.number("transformer/config.json", "patch_size")
     side = vetted.number("transformer/config.json", "sample_size")
     places = vetted.number("transformer/config.json", "pos_embed_max_size", side // patch)
     return side * scale, patch * scale, places * patch * scale
+
+
+def _scale(vetted: Vetted, part: str) -> int:
+    """Pixels per latent, along each side."""
+    blocks = vetted.config(f"{part}/config.json").get("block_out_channels") or [0]
+    return int(2 ** (len(blocks) - 1))
 
 
 def card(folder: Path) -> dict[str, Any]:

@@ -163,6 +163,32 @@ class Adaptation(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Pictures to begin from in place of pure noise (Meng et al. 2022, arXiv 2108.01073)."""
+
+    pixels: Tensor
+    """[b 3 H W] f32 in [-1, 1] on the CPU, one per seed."""
+    strength: float
+    """(0, 1]: the share of the steps that is taken; 1 leaves little of the picture."""
+
+    def skipped(self, steps: int) -> int:
+        """How many of `steps` are left out at the beginning, as in diffusers' img2img."""
+        return int(max(steps - min(steps * self.strength, steps), 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How an open base lives in the memory of its device; nothing here changes a recipe."""
+
+    rung: Literal["full", "offload", "group"] = "full"
+    """`full`: a side lives on the device while it is open. `offload`: its models come to the device
+    one at a time. `group`: layer by layer.
+    """
+    is_compiled: bool = False
+    """Whether the repeated blocks of the denoiser are compiled."""
+
+
 class ImageSide(Protocol):
     """Noise to pixels. None of these enters or leaves inference mode: the caller decides about
     gradients. Where the facts say `threads`, several threads call them at once: they change
@@ -183,9 +209,11 @@ class ImageSide(Protocol):
         scheduler: str,
         options: Options,
         seeds: Sequence[int],
+        start: Start | None = None,
     ) -> Iterator[Tensor]:
         """Latents after each of `steps` steps, on the device. `negative` is unused at guidance <=
-        1.
+        1. `start` is given only where `BaseFacts.can_start` says so; its skipped steps are not
+        taken.
         """
 
     def decode(self, latents: Tensor, *, precise: bool = False) -> Tensor:
@@ -224,6 +252,9 @@ class Backbone(Protocol):
 
         Raises ArtefactError for a file that does not fit this base.
         """
+
+    def fit(self, room: Room) -> None:
+        """How the sides are to live in memory when they open; only before they open."""
 
     def adapt(self, rank: int, *, seed: int) -> Adaptation:
         """LoRA weights of that rank on the attention projections of what draws: the prior network

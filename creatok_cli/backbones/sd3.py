@@ -32,6 +32,8 @@ PARTS = {
 LORA_PARTS = ("transformer", "text_encoder", "text_encoder_2")
 """What diffusers' SD3LoraLoaderMixin changes."""
 SCHEDULERS = ("flow-match-euler", "flow-match-heun")
+CAN_START = True
+"""A job may begin from a picture."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
