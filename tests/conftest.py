@@ -23,6 +23,7 @@ os.environ.update(OFFLINE)
 import pytest  # noqa: E402
 
 from tests.tiny import build_tiny_kandinsky, build_tiny_sd3  # noqa: E402
+from tests.tiny_bases import TINY  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -120,5 +121,18 @@ def tiny_kandinsky(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
         if version not in made:
             made[version] = build_tiny_kandinsky(tmp_path_factory.mktemp("tiny"), version=version)
         return made[version]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes (once per pipeline class) a tiny model of that family. Never write into it."""
+    made: dict[str, Path] = {}
+
+    def folder(pipeline: str) -> Path:
+        if pipeline not in made:
+            made[pipeline] = TINY[pipeline](tmp_path_factory.mktemp("tiny"))
+        return made[pipeline]
 
     return folder

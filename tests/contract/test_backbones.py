@@ -33,15 +33,8 @@ NAMES = tuple(
 """Bases without words have a matrix of their own: tests/unit/backbones/test_els.py."""
 
 
-KANDINSKY = {"KandinskyV22Pipeline": "2.2", "KandinskyPipeline": "2.1"}
-
-
 @pytest.fixture(params=NAMES)
-def facts(
-    request: pytest.FixtureRequest,
-    tiny_folders: Callable[..., Path],
-    tiny_kandinsky: Callable[[str], Path],
-) -> BaseFacts:
+def facts(request: pytest.FixtureRequest, tiny_base: Callable[[str], Path]) -> BaseFacts:
     """Facts of each base; where its weights are not here, a tiny model of its classes."""
     name = str(request.param)
     try:
@@ -49,12 +42,7 @@ def facts(
     except ModelMissing:
         own = registry.describe("backbones", name)
         family = registry.describe("backbones", own.facts.get("ADAPTER", name))
-        pipeline = family.facts["PIPELINE"]
-        if pipeline in KANDINSKY:
-            folder = tiny_kandinsky(KANDINSKY[pipeline])
-        else:
-            assert pipeline == "StableDiffusion3Pipeline", "add a tiny model for it"
-            folder = tiny_folders()
+        folder = tiny_base(family.facts["PIPELINE"])
         return replace(_weights.resolve(str(folder)), name=name, backbone=name)
 
 
