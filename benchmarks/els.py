@@ -10,7 +10,8 @@ over 32 sprites of 32 px. Windows are calibrated on the networks' own trajectori
 of scores, median over 10 noises). Per noise Pearson's r of picture and network, and
 1 - SSres/SStot; medians over noises; the null compares with the machine's picture of another
 noise. `speed`: 100 sprites of 64 px against a direct implementation, patch by patch from the
-equations; differences of both from the direct one in float64. `dials`: coherence x freedom, as figures and as one picture.
+equations; differences of both from the direct one in float64. `dials`: coherence x freedom, as
+figures and as one picture.
 
 Does not: learn anything that creatok uses.
 """
