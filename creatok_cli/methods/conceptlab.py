@@ -18,7 +18,13 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from creatok_cli.tokens.token import WORD
+from creatok_cli.methods._ranges import (
+    MAX_VECTORS,
+    check_counts,
+    check_name,
+    check_rates,
+    check_weights,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,12 +111,12 @@ class Spec:
     ask: str = "What kind of {subject} is in this photo?"
 
     def __post_init__(self) -> None:
-        if not WORD.fullmatch(f"<{self.name}>"):
-            raise ValueError(f"name: found {self.name[:40]!r}, expected a-z, 0-9, '-' and '_'")
+        check_name(self.name)
         if not self.templates or any(each.count("{word}") != 1 for each in self.templates):
             raise ValueError('templates are texts with one "{word}" each')
-        for name, low, high in (
-            ("vectors", 1, 16),
+        check_counts(
+            self,
+            ("vectors", 1, MAX_VECTORS),
             ("steps", 1, 1_000_000),
             ("batch", 1, 256),
             ("ask_every", 1, 1_000_000),
@@ -120,17 +126,18 @@ class Spec:
             ("check_every", 1, 1_000_000),
             ("fresh", 2, 256),
             ("proposals", 1, 64),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be from {low:,} to {high:,}")
-        for name, top in (
-            *(("positive", 1e3), ("negative", 1e3), ("parents", 1e3), ("spread", 10.0)),
-            *(("grip", 50.0), ("accept", 1.0), ("same", 1.0)),
-        ):
-            if not 0 <= getattr(self, name) <= top:
-                raise ValueError(f"{name} must be from 0 to {top:g}")
-        if not 0 < self.lr <= 10:
-            raise ValueError("lr must be above 0 and at most 10")
+        )
+        check_weights(
+            self,
+            positive=1e3,
+            negative=1e3,
+            parents=1e3,
+            spread=10.0,
+            grip=50.0,
+            accept=1.0,
+            same=1.0,
+        )
+        check_rates(self, "lr")
         for name in ("cap", "floor"):
             parse_bound(getattr(self, name), name)
 

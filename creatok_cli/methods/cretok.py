@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from creatok_cli.methods._capped import parse_theta
-from creatok_cli.tokens.token import WORD
+from creatok_cli.methods._ranges import MAX_VECTORS, check_counts, check_name, check_rates
 
 if TYPE_CHECKING:
     from creatok_cli.methods._cretok import CreTok
@@ -60,20 +60,16 @@ class Spec:
 
     def __post_init__(self) -> None:
         parse_theta(self.theta)
-        if not WORD.fullmatch(f"<{self.name}>"):
-            raise ValueError(f"name: found {self.name[:40]!r}, expected a-z, 0-9, '-' and '_'")
-        if not 1 <= self.steps <= 10_000_000:
-            raise ValueError("steps must be from 1 to 10,000,000")
-        if not 0 < self.lr <= 10:
-            raise ValueError("lr must be above 0 and at most 10")
-        if not 1 <= self.rows <= 100_000:
-            raise ValueError("rows must be from 1 to 100,000")
-        if not 1 <= self.restarts <= 64:
-            raise ValueError("restarts must be from 1 to 64")
-        if not 1 <= self.vectors <= 16:
-            raise ValueError("vectors must be from 1 to 16")
-        if not 1 <= self.validate_every <= 1_000_000:
-            raise ValueError("validate_every must be from 1 to 1,000,000")
+        check_name(self.name)
+        check_rates(self, "lr")
+        check_counts(
+            self,
+            ("steps", 1, 10_000_000),
+            ("rows", 1, 100_000),
+            ("restarts", 1, 64),
+            ("vectors", 1, MAX_VECTORS),
+            ("validate_every", 1, 1_000_000),
+        )
         for name in ("adaptive", "template"):
             text = getattr(self, name)
             if "{word}" not in text and not (name == "adaptive" and not text):

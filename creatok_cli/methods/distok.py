@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Literal
 
 from creatok_cli.errors import UnknownName
 from creatok_cli.methods import _latents
+from creatok_cli.methods._ranges import MAX_VECTORS, check_counts, check_rates, check_weights
 from creatok_cli.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -106,30 +107,35 @@ class Spec:
     report_every: int = 20
 
     def __post_init__(self) -> None:
-        for name, low, high in (
+        check_counts(
+            self,
             ("latent", 1, 1024),
             ("hidden", 1, 16384),
             ("steps", 1, 10_000_000),
             ("samples", 1, 4096),
-            ("vectors", 1, 16),
+            ("vectors", 1, MAX_VECTORS),
             ("pool", 1, 100_000),
             ("estimate_from", 0, 10_000_000),
             ("estimate_every", 0, 10_000_000),
             ("estimate", 1, 1024),
             ("seeds", 1, 64),
             ("report_every", 1, 1_000_000),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be from {low:,} to {high:,}")
-        for name, top in (
-            *(("mixing", 1.0), ("novel", 1.0), ("novel_pairs", 1.0), ("tau", 1.0)),
-            *(("alpha", 1e3), ("beta", 1e3), ("gamma", 1e3), ("unit_variance", 1e3)),
-            *(("place", 1e3), ("spread", 1e4), ("agreement", 1.0)),
-        ):
-            if not 0 <= getattr(self, name) <= top:
-                raise ValueError(f"{name} must be from 0 to {top:g}")
-        if not 0 < self.lr <= 10:
-            raise ValueError("lr must be above 0 and at most 10")
+        )
+        check_weights(
+            self,
+            mixing=1.0,
+            novel=1.0,
+            novel_pairs=1.0,
+            tau=1.0,
+            alpha=1e3,
+            beta=1e3,
+            gamma=1e3,
+            unit_variance=1e3,
+            place=1e3,
+            spread=1e4,
+            agreement=1.0,
+        )
+        check_rates(self, "lr")
         for name, slots in (
             ("adaptive", ("{word}",)),
             ("restrictive", ("{a}", "{b}")),

@@ -16,7 +16,13 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from creatok_cli.tokens.token import WORD
+from creatok_cli.methods._ranges import (
+    MAX_VECTORS,
+    check_counts,
+    check_name,
+    check_rates,
+    check_weights,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,12 +120,12 @@ class Spec:
     question: str = "Is this a picture of a {subject}? Answer yes or no."
 
     def __post_init__(self) -> None:
-        if not WORD.fullmatch(f"<{self.name}>"):
-            raise ValueError(f"name: found {self.name[:40]!r}, expected a-z, 0-9, '-' and '_'")
+        check_name(self.name)
         if not 0.05 <= self.rarity <= 0.999999:
             raise ValueError("rarity is a share of plain pictures, from 0.05 to 0.999999")
-        for name, low, high in (
-            ("vectors", 1, 16),
+        check_counts(
+            self,
+            ("vectors", 1, MAX_VECTORS),
             ("rank", 1, 256),
             ("steps", 1, 1_000_000),
             ("batch", 1, 256),
@@ -130,21 +136,24 @@ class Spec:
             ("hold", 1, 1000),
             ("fresh", 2, 256),
             ("proposals", 1, 64),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be from {low:,} to {high:,}")
-        for name, top in (
-            *(("anchor", 1e3), ("beside", 1e3), ("direction", 1e3), ("origin", 1e3)),
-            *(("keep", 1e3), ("known", 1e3), ("heading", 1e3), ("spread", 10.0)),
-            *(("grip", 50.0), ("accept", 1.0), ("margin", 1.0)),
-        ):
-            if not 0 <= getattr(self, name) <= top:
-                raise ValueError(f"{name} must be from 0 to {top:g}")
+        )
+        check_weights(
+            self,
+            anchor=1e3,
+            beside=1e3,
+            direction=1e3,
+            origin=1e3,
+            keep=1e3,
+            known=1e3,
+            heading=1e3,
+            spread=10.0,
+            grip=50.0,
+            accept=1.0,
+            margin=1.0,
+        )
         if not 1 <= self.firmer <= 100:
             raise ValueError("firmer must be from 1 to 100")
-        for name in ("lr", "lora_lr"):
-            if not 0 < getattr(self, name) <= 10:
-                raise ValueError(f"{name} must be above 0 and at most 10")
+        check_rates(self, "lr", "lora_lr")
         parse_cap(self.anchor_cap)
 
 
