@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import types
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,14 @@ from PIL import Image
 
 from creatok_cli import errors
 from creatok_cli.cli.app import run
-from creatok_cli.domain import Event, ExploreSummary, Found, JobFailed, Stage
+from creatok_cli.domain import ExploreSummary, Found, JobFailed, Stage
 from creatok_cli.tokens.library import Library
 from tests.e2e.test_cli_learn import json_lines, squeezed
+from tests.fakes.workflow import Fake, standing_in
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "safetensors", "peft"}
-MODULE = "creatok_cli.workflows.explore_distok"
 FOUND = Found(
     word="<odd-0-07>",
     name="odd-0-07",
@@ -50,40 +48,10 @@ def summed(**changes: Any) -> ExploreSummary:
     return ExploreSummary(**(fields | changes))
 
 
-class Workflow(types.ModuleType):
-    """Stands in for the workflow: keeps the request, yields events."""
-
-    def __init__(self, things: tuple[Event | BaseException, ...]) -> None:
-        super().__init__(MODULE)
-        self.things = things
-        self.request: Any = None
-
-    class DistokRequest(types.SimpleNamespace):
-        pass
-
-    def explore_distok(self, request: Any) -> Iterator[Event]:
-        self.request = request
-        for thing in self.things:
-            if isinstance(thing, BaseException):
-                raise thing
-            yield thing
-
-
-Fake = Callable[..., Workflow]
-
-
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Put a workflow that yields (or raises) the given things in place of the real one."""
-    import creatok_cli.workflows
-
-    def replace_with(*things: Event | BaseException) -> Workflow:
-        workflow = Workflow(things)
-        monkeypatch.setitem(sys.modules, MODULE, workflow)
-        monkeypatch.setattr(creatok_cli.workflows, "explore_distok", workflow, raising=False)
-        return workflow
-
-    return replace_with
+    return standing_in(monkeypatch, "explore_distok", "DistokRequest")
 
 
 def test_help_is_the_golden_text(

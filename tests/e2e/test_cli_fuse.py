@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import types
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,11 @@ import pytest
 from creatok_cli import errors
 from creatok_cli.cli.app import run
 from creatok_cli.cli.console import fused_line
-from creatok_cli.domain import Event, FuseSummary, Learning, Notice, Stage, TokenFused
+from creatok_cli.domain import FuseSummary, Learning, Notice, Stage, TokenFused
 from creatok_cli.tokens.library import Library
 from tests.e2e.test_cli_learn import json_lines, squeezed
 from tests.fakes.fusing import distok_network, keep_network, write_network
+from tests.fakes.workflow import Fake, standing_in
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -49,40 +48,10 @@ def summed(**changes: Any) -> FuseSummary:
 FUSED = TokenFused(word="<hydra>", name="hydra", id="sha256:ab", path="home/ab", mix=MIX)
 
 
-class Workflow(types.ModuleType):
-    """Stands in for `creatok_cli.workflows.fuse`: keeps the request, yields events."""
-
-    def __init__(self, things: tuple[Event | BaseException, ...]) -> None:
-        super().__init__("creatok_cli.workflows.fuse")
-        self.things = things
-        self.request: Any = None
-
-    class FuseRequest(types.SimpleNamespace):
-        pass
-
-    def fuse(self, request: Any) -> Iterator[Event]:
-        self.request = request
-        for thing in self.things:
-            if isinstance(thing, BaseException):
-                raise thing
-            yield thing
-
-
-Fake = Callable[..., Workflow]
-
-
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Put a workflow that yields (or raises) the given things in place of the real one."""
-    import creatok_cli.workflows
-
-    def replace_with(*things: Event | BaseException) -> Workflow:
-        workflow = Workflow(things)
-        monkeypatch.setitem(sys.modules, workflow.__name__, workflow)
-        monkeypatch.setattr(creatok_cli.workflows, "fuse", workflow, raising=False)
-        return workflow
-
-    return replace_with
+    return standing_in(monkeypatch, "fuse", "FuseRequest")
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import types
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from creatok_cli.cli.progress import BLOCKS, Trend, learning_line, value_name
 from creatok_cli.domain import Event, Learning, LearnSummary, Notice, Planned, Stage
 from creatok_cli.workflows import _report
 from tests.fakes.installed import install
+from tests.fakes.workflow import Fake, standing_in
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -55,40 +54,10 @@ def steps(total: int = 4) -> list[Event]:
     return found
 
 
-class Workflow(types.ModuleType):
-    """Stands in for `creatok_cli.workflows.learn_token`: keeps the request, yields events."""
-
-    def __init__(self, things: tuple[Event | BaseException, ...]) -> None:
-        super().__init__("creatok_cli.workflows.learn_token")
-        self.things = things
-        self.request: Any = None
-
-    class LearnRequest(types.SimpleNamespace):
-        pass
-
-    def learn_token(self, request: Any) -> Iterator[Event]:
-        self.request = request
-        for thing in self.things:
-            if isinstance(thing, BaseException):
-                raise thing
-            yield thing
-
-
-Fake = Callable[..., Workflow]
-
-
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Put a workflow that yields (or raises) the given things in place of the real one."""
-    import creatok_cli.workflows
-
-    def replace_with(*things: Event | BaseException) -> Workflow:
-        workflow = Workflow(things)
-        monkeypatch.setitem(sys.modules, workflow.__name__, workflow)
-        monkeypatch.setattr(creatok_cli.workflows, "learn_token", workflow, raising=False)
-        return workflow
-
-    return replace_with
+    return standing_in(monkeypatch, "learn_token", "LearnRequest")
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
