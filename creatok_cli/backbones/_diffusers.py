@@ -11,7 +11,6 @@ Does not: choose classes (the adapters do), or draw.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,22 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from creatok_cli.backbones._floors import FLOORS, is_older
 from creatok_cli.backbones.base import torch_dtype
 from creatok_cli.errors import ArtefactError, ModelMissing, Refused
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FLOORS = {
-    "torch": "2.10",
-    "diffusers": "0.40",
-    "transformers": "5.3",
-    "huggingface_hub": "1.26",
-    "safetensors": "0.8",
-}
-"""Older versions run remote code or leave the folder in known ways (CVE-2026-44513, diffusers
-cee298c1).
-"""
 SETTINGS = {
     "DIFFUSERS_DISABLE_REMOTE_CODE": "1",
     "HF_HUB_OFFLINE": "1",
@@ -55,7 +45,7 @@ def prepare_libraries() -> None:
             found = version(name)
         except PackageNotFoundError:
             raise ModelMissing(f"{name} is not installed: install creatok again") from None
-        if _numbers(found) < _numbers(floor):
+        if is_older(found, floor):
             raise Refused(
                 f"{name} {found} is older than {floor}, which creatok needs for safety: "
                 f"pip install -U {name}"
@@ -66,10 +56,6 @@ def prepare_libraries() -> None:
     for logging in (diffusers_logging, transformers_logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(digits) for digits in re.findall(r"\d+", text.split("+")[0])[:2])
 
 
 def library_versions() -> tuple[tuple[str, str], ...]:
