@@ -59,9 +59,11 @@ def private_world(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
     """CREATOK_HOME in a fresh folder, no settings from outside, no sockets, one torch thread."""
-    for name in [name for name in os.environ if name.startswith("CREATOK_")]:
+    for name in [name for name in os.environ if name.startswith(("CREATOK_", "HF_"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("CREATOK_HOME", str(tmp_path_factory.mktemp("home")))
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("CREATOK_HOME", str(home))
+    monkeypatch.setenv("HF_HOME", str(home / "hub-home"))
     for name, value in OFFLINE.items():
         monkeypatch.setenv(name, value)
     if not request.node.get_closest_marker("network"):

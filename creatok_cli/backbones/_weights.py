@@ -8,14 +8,19 @@ Does not: download, or open a weight.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from creatok_cli import registry
+from creatok_cli.backbones import _hub_cache
+from creatok_cli.backbones._hub_cache import hub_login as hub_login
 from creatok_cli.backbones._vet import WEIGHTS, Vetted
 from creatok_cli.domain import BaseFacts
 from creatok_cli.errors import ArtefactError, DigestMismatch, ModelMissing, Refused, UnknownName
@@ -34,6 +39,67 @@ CARD_NUMBERS = {"creatok_steps": int, "creatok_guidance": float, "creatok_t5_zer
 def bases() -> tuple[str, ...]:
     """Names that `resolve` knows without a path."""
     return registry.names("backbones")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedBase:
+    """A base in the Hub's cache of a family that creatok opens."""
+
+    name: str
+    """`owner/repo`."""
+    backbone: str
+    """The plug-in that opens it."""
+    revision: str
+    """Its commit: 40 hex digits."""
+    size_bytes: int
+    licence: str
+    folder: str
+
+
+def cached_bases() -> tuple[CachedBase, ...]:
+    """The bases that other tools or creatok have fetched, by name; nothing is vetted yet, and no
+    torch is imported. A prior that lies in a repository of its own is no base.
+    """
+    served = pipelines()
+    found = []
+    for each in _hub_cache.iter_snapshots():
+        index: Any = None
+        with suppress(OSError, ValueError, RecursionError):
+            index = json.loads((each.folder / "model_index.json").read_text(encoding="utf-8"))
+        kind = index.get("_class_name") if isinstance(index, dict) else None
+        if isinstance(kind, str) and kind in served:
+            base = CachedBase(
+                name=each.repo,
+                backbone=served[kind],
+                revision=each.commit,
+                size_bytes=_hub_cache.size_of(each.folder),
+                licence=licence_of(each.folder),
+                folder=str(each.folder),
+            )
+            found.append(base)
+    return tuple(found)
+
+
+def licence_of(folder: Path, usual: str = "unknown") -> str:
+    """What the model card says, else `usual`. A licence that is none of the Hub's list has a name
+    of its own.
+    """
+    try:
+        note = card(folder)
+    except ArtefactError:
+        return usual
+    told = str(note.get("license") or usual)
+    return str(note.get("license_name") or told) if told == "other" else told
+
+
+def pipelines() -> dict[str, str]:
+    """Pipeline class -> the plug-in that opens it."""
+    known: dict[str, str] = {}
+    for name in bases():
+        served = registry.describe("backbones", name).facts.get("PIPELINE")
+        if served:
+            known[str(served)] = name
+    return known
 
 
 def resolve(name: str) -> BaseFacts:
@@ -171,7 +237,7 @@ def _folder(name: str, folder: Path, *, plugin: str = "") -> BaseFacts:
         backbone=adapter,
         folder=str(folder),
         digest=_digest(vetted, note, prior),
-        licence=str(note.get("license") or (spec["licence"] if plugin else "unknown")),
+        licence=licence_of(folder, str(spec["licence"]) if plugin else "unknown"),
         steps=int(note.get("creatok_steps", spec["steps"])),
         guidance=float(note.get("creatok_guidance", spec["guidance"])),
         size_px=_card_size(note, folder) or (side, side),
@@ -245,11 +311,7 @@ def _digest(vetted: Vetted, note: Mapping[str, Any], prior: Vetted | None = None
 
 def _adapter(pipeline: str, folder: Path) -> str:
     """The plug-in that opens a pipeline class."""
-    known: dict[str, str] = {}
-    for name in bases():
-        served = registry.describe("backbones", name).facts.get("PIPELINE")
-        if served:
-            known[str(served)] = name
+    known = pipelines()
     if pipeline not in known:
         raise Refused(
             f"{folder}: model_index.json says {pipeline[:60]!r}; creatok opens {', '.join(known)}"
