@@ -11,15 +11,16 @@ Does not: check files (`tokens/lora.py` does), or know what a base's parts are f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from creatok_cli.backbones._lora_fit import spellings
+from creatok_cli.backbones._lora_names import Modules, Piece, part_of
 from creatok_cli.errors import ArtefactError
 from creatok_cli.seeds import generator
 from creatok_cli.tokens._layout import Layout
-from creatok_cli.tokens.lora import read_changes
+from creatok_cli.tokens.lora import LowRank, read_changes, read_lora
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,44 +79,57 @@ def wear(model: Any, part: str, loras: Loras) -> Any:
 
     Raises as `tokens.lora.read_lora`, and ArtefactError for a matrix that the model does not have.
     """
-    sums: dict[str, Tensor] = {}
+    shapes = {
+        name: tuple(layer.weight.shape)
+        for name, layer in model.named_modules()
+        if loras and isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
+    }
+    modules = Modules(shapes)
+    added: dict[str, list[tuple[Piece, _Product]]] = {}
     for path, scale in loras:
+        if not any(part_of(each, (part,)) == part for each in read_lora(path).changes):
+            continue
         header, data, layout = read_changes(path)
         for change in header.changes if scale else ():
-            if change.part != part:
+            if part_of(change, (part,)) != part:
                 continue
-            name, layer = _layer(model, change.module)
-            if layer is None or tuple(layer.weight.shape) != change.shape:
-                raise ArtefactError(
-                    f"{path}: does not fit this base: {part}.{change.module[:100]} "
-                    f"{list(change.shape)} is not there; use the base it was trained on"
-                )
-            down, up = (
-                _tensor(data, layout, key).to(layer.weight.device).flatten(1)
-                for key in (change.down, change.up)
-            )
-            product = (scale * change.factor) * (up @ down).reshape(change.shape)
-            sums[name] = sums.get(name, layer.weight.float()) + product
+            try:
+                pieces = modules.pieces(change)
+            except ArtefactError as error:
+                raise ArtefactError(f"{path}: does not fit this base: {error}") from error
+            product = _Product(change, data, layout, scale * change.factor)
+            for piece in pieces:
+                added.setdefault(piece.module, []).append((piece, product))
     with torch.no_grad():
-        for name, weight in sums.items():
+        for name, products in added.items():  # one matrix in f32 at a time
             own = model.get_submodule(name).weight
-            own.copy_(weight)
+            whole = own.to(torch.float32, copy=True)
+            for piece, product in products:
+                rows = product.rows(piece.first, piece.last, own.device)
+                whole[piece.at :][: len(rows)] += rows.reshape(len(rows), *own.shape[1:])
+            own.copy_(whole)
             if not own.isfinite().all():
                 files = ", ".join(path for path, _ in loras)
                 raise ArtefactError(f"{files}: {part}.{name} overflows with these LoRAs and scales")
     return model
 
 
-def _layer(model: Any, module: str) -> tuple[str, Any]:
-    """The layer that a LoRA calls `module`, with its name here; None where there is none."""
-    for name in spellings(module):
-        try:
-            layer = model.get_submodule(name)
-        except AttributeError:
-            continue
-        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
-            return name, layer
-    return module, None
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """factor * B A of one change, from the bytes of its file."""
+
+    change: LowRank
+    data: bytes
+    layout: Layout
+    factor: float
+
+    def rows(self, first: int, last: int, device: torch.device) -> Tensor:
+        """Rows [n in] f32 of the product, without its other rows."""
+        down, up = (
+            _tensor(self.data, self.layout, key).flatten(1)
+            for key in (self.change.down, self.change.up)
+        )
+        return self.factor * (up[first:last].to(device) @ down.to(device))
 
 
 def _tensor(data: bytes, layout: Layout, name: str) -> Tensor:

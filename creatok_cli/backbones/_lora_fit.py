@@ -14,13 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from creatok_cli import registry
+from creatok_cli.backbones._lora_names import Modules, part_of
 from creatok_cli.domain import BaseFacts
 from creatok_cli.errors import ArtefactError
 from creatok_cli.tokens._layout import read_layout
 from creatok_cli.tokens.lora import LoraHeader
-
-FLAT = "text_model."
-"""Began the modules of text encoders in transformers before 5; LoRAs of either time are read."""
 
 
 def check_fit(header: LoraHeader, facts: BaseFacts) -> None:
@@ -31,29 +29,21 @@ def check_fit(header: LoraHeader, facts: BaseFacts) -> None:
     parts = tuple(family.facts.get("LORA_PARTS", ()))
     if not parts:
         raise ArtefactError(f"{begin}: it cannot be drawn with LoRAs")
-    for part in header.parts:
+    used = dict.fromkeys(part_of(change, parts) for change in header.changes)
+    for part in used:
         if part not in parts:
             raise ArtefactError(
                 f"{begin}: the LoRA changes {part!r}; on this base {', '.join(parts)} can be "
                 "changed"
             )
-    shapes = {part: _shapes(facts.folder, part) for part in header.parts}
+    modules = {part: Modules(_shapes(facts.folder, part)) for part in used}
     for change in header.changes:
-        there = shapes[change.part]
-        if not there:
-            continue
-        found = next((there[name] for name in spellings(change.module) if name in there), None)
-        if found != change.shape:
-            has = "no such matrix" if found is None else f"one of shape {list(found)}"
-            raise ArtefactError(
-                f"{begin}: it changes {change.part}.{change.module[:100]} "
-                f"{list(change.shape)}, the base has {has}; use the base it was trained on"
-            )
-
-
-def spellings(module: str) -> tuple[str, ...]:
-    """A module's name as the file says it, and as older or newer libraries spell it."""
-    return module, module.removeprefix(FLAT), FLAT + module
+        there = modules[part_of(change, parts)]
+        if there.shapes:
+            try:
+                there.pieces(change)
+            except ArtefactError as error:
+                raise ArtefactError(f"{begin}: {error}") from error
 
 
 @lru_cache(maxsize=16)

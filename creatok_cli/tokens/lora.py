@@ -1,11 +1,14 @@
-"""LoRA files: low-rank weights under the names of diffusers, checked before anything opens them.
+"""LoRA files: low-rank weights under the names of any trainer, checked before anything opens them.
 
 A LoRA (Hu et al. 2021, arXiv 2106.09685) changes matrices of a base by scale * alpha / rank * B A.
-Read are the names that diffusers' `load_lora_weights` reads: `transformer.<module>.lora_A.weight`,
-`.lora.down.weight`, `.to_q_lora.down.weight`, `.lora_linear_layer.down.weight`, and alphas from
-keys or from `lora_adapter_metadata`. Headers and values are checked without torch.
+Read are the names of diffusers (`transformer.<module>.lora_A.weight`, `.lora.down.weight`,
+`.to_q_lora.down.weight`, `.lora_linear_layer.down.weight`), of kohya's trainer and OneTrainer
+(`lora_unet_<module>.lora_down.weight`, `lora_te1_...`), ComfyUI (`diffusion_model.<module>...`),
+XLabs and peft alone; alphas come from keys or from `lora_adapter_metadata`. Headers and values are
+checked without torch.
 
-Does not: read pickle, LoHa, LoKr or DoRA, or know whether a base has these modules.
+Does not: read pickle, LoHa, LoKr or DoRA, or know which module of a base a name means
+(`backbones/_lora_names.py` does).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from creatok_cli.errors import Refused
@@ -29,8 +33,8 @@ from creatok_cli.tokens.token import row_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_LORA_BYTES = 2**30
-"""LoRAs of rank 128 for the largest bases take about 700 MB."""
+MAX_LORA_BYTES = 4 * 2**30
+"""Hyper-SD for FLUX takes 1.4 GB; a LoRA of rank 128 for the largest bases, in f32, twice that."""
 MAX_RANK = 4096
 MAX_ALPHA = 1e6
 """Trainers write 1 to a few times the rank; more is damage (set by eye)."""
@@ -38,21 +42,38 @@ MAX_NAME = 300
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 """What diffusers looks for in a folder."""
 METADATA_KEY = "lora_adapter_metadata"
-ALPHA_FORMATS = {"F32": "<f", "F16": "<e"}
+ALPHA_FORMATS = {"F32": "<f", "F16": "<e", "F64": "<d", "I64": "<q", "I32": "<i"}
+"""Tools that merge or resize LoRAs write alphas as they come."""
+DENOISER = "denoiser"
+"""The part of names that only say: the UNet or the transformer, whichever the base has."""
 
 _PART = re.compile(r"[a-z0-9_]{1,40}")
 _MODULE = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){0,20}")
 _HALF = re.compile(
     r"\.lora_(?P<peft>[AB])\.weight"
+    r"|\.lora_(?P<kohya>down|up)\.weight"
     r"|\.(?:lora|lora_linear_layer)\.(?P<plain>down|up)\.weight"
     r"|(?:\.processor)?\.(?P<target>to_q|to_k|to_v|to_out)_lora\.(?P<old>down|up)\.weight"
+    r"|\.processor\.(?P<layer>qkv|proj)_lora(?P<stream>[12]?)\.(?P<xlabs>down|up)\.weight"
 )
-_OTHER_KINDS = ("dora_scale", "lora_magnitude_vector", "lokr_", "hada_", "oft_", "lora_controlnet")
-_FOREIGN = (
-    ("lora_", "kohya's trainer"),
-    ("diffusion_model.", "ComfyUI"),
-    ("base_model.model.", "peft alone"),
+_HALVES = ("peft", "kohya", "plain", "old", "xlabs")
+_STREAMS = {"1": "img_attn", "2": "txt_attn", "": "processor"}
+"""What XLabs numbers in a block of FLUX; a single block has one stream."""
+_OTHER_KINDS = (
+    *("dora_scale", "lora_magnitude_vector", "lokr_", "hada_", "oft_", "lora_controlnet"),
+    *("lora_mid.", "glora_", "ia3_"),
 )
+_TRAINERS = {
+    **{"lora_unet_": DENOISER, "lora_transformer_": DENOISER},
+    **{"lora_te_": "text_encoder", "lora_te1_": "text_encoder"},
+    **{"lora_te2_": "text_encoder_2", "lora_te3_": "text_encoder_3"},
+    **{"diffusion_model.": DENOISER, "base_model.model.": DENOISER},
+    "text_encoders.clip_l.transformer.": "text_encoder",
+    "text_encoders.clip_g.transformer.": "text_encoder_2",
+}
+"""How names of kohya and OneTrainer, ComfyUI and peft begin, and the part that each means."""
+_BARE = ("double_blocks.", "single_blocks.")
+"""Blocks of FLUX whose names XLabs writes without a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +81,9 @@ class LowRank:
     """One changed matrix: factor * (up @ down)."""
 
     part: str
-    """Of the base, as diffusers calls it: `transformer`, `text_encoder`, `prior`."""
+    """Of the base, as diffusers calls it: `transformer`, `text_encoder`, `prior`; or `DENOISER`."""
     module: str
+    """As the file calls it: with dots, or with `_` for them as kohya writes."""
     down: str
     """Key of A [r in] or, for a convolution, [r in h w]."""
     up: str
@@ -91,12 +113,25 @@ class LoraHeader:
 
 
 def read_lora(path: str | os.PathLike[str]) -> LoraHeader:
-    """Read and verify a LoRA file without torch.
+    """Read and verify a LoRA file without torch; a file that has not changed since is not read
+    again by the same process.
 
     Raises TokenMissing (no such file), Refused (no LoRA, or one that cannot be used) or
     DigestMismatch (damaged).
     """
-    return read_changes(path)[0]
+    where = os.fspath(path)
+    try:
+        facts = os.stat(where)
+    except (OSError, ValueError):
+        return read_changes(where)[0]  # which says what is wrong
+    return _read_once(
+        where, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+    )
+
+
+@lru_cache(maxsize=64)
+def _read_once(where: str, *_facts: int) -> LoraHeader:
+    return read_changes(where)[0]
 
 
 def read_changes(path: str | os.PathLike[str]) -> tuple[LoraHeader, bytes, Layout]:
@@ -142,9 +177,11 @@ def _verify(data: bytes, layout: Layout, where: str) -> LoraHeader:
     for part, module in alphas.keys() - halves.keys():
         raise Refused(f"{where}: an alpha without weights: {part}.{module[:100]}")
     for name, (dtype, _, first, last) in layout.tensors.items():
+        if dtype in ALPHA_FORMATS and name.endswith(".alpha"):
+            continue  # one number, checked where it is read
         if dtype not in NOT_FINITE:
             raise Refused(f"{where}: {name[:100]!r} is {dtype[:10]}; expected F32, F16 or BF16")
-        if not is_finite(dtype, memoryview(data)[first:last]):
+        if not is_finite(dtype, data[first:last]):
             raise Refused(f"{where}: {name[:100]!r} has values that are not finite: damaged")
     settings = _settings(layout.metadata, where)
     changes = []
@@ -165,28 +202,36 @@ def _named(name: str, where: str) -> tuple[str, str, str]:
     """(part, module, `down`, `up` or `alpha`) of a key. Raises Refused."""
     if any(kind in name for kind in _OTHER_KINDS):
         raise Refused(
-            f"{where}: {name[:100]!r} is no plain LoRA weight: DoRA, LoKr and LoHa cannot be drawn"
-        )
-    writer = next((who for begin, who in _FOREIGN if name.startswith(begin)), None)
-    if writer:
-        raise Refused(
-            f"{where}: {name[:100]!r} is a name of {writer}; convert the file to the names of "
-            "diffusers (transformer.<module>.lora_A.weight)"
+            f"{where}: {name[:100]!r} is no plain LoRA weight: DoRA, LoKr, LoHa and kernels in "
+            "three factors cannot be drawn"
         )
     stem, half = name.removesuffix(".alpha"), "alpha"
     if stem == name:
         found = _HALF.search(name)
         if found is None or found.end() != len(name):
             raise Refused(f"{where}: {name[:100]!r} is no name of a LoRA weight")
-        half = found["peft"] or found["plain"] or found["old"]
+        half = next(found[kind] for kind in _HALVES if found[kind])
         half = {"A": "down", "B": "up"}.get(half, half)
         stem = name[: found.start()]
         if found["target"]:
             stem += f".{found['target']}" + (".0" if found["target"] == "to_out" else "")
-    part, _, module = stem.partition(".")
+        elif found["layer"]:
+            stem += f".{_STREAMS[found['stream']]}.{found['layer']}"
+    part, module = _divided(stem)
     if len(name) > MAX_NAME or not _PART.fullmatch(part) or not _MODULE.fullmatch(module):
         raise Refused(f"{where}: {name[:100]!r} names no part and module of a base")
     return part, module, half
+
+
+def _divided(stem: str) -> tuple[str, str]:
+    """(part, module) of a name without its end."""
+    for begin, part in _TRAINERS.items():
+        if stem.startswith(begin):
+            return part, stem.removeprefix(begin)
+    if stem.startswith(_BARE):
+        return DENOISER, stem
+    part, _, module = stem.partition(".")
+    return part, module
 
 
 def _change(
@@ -263,14 +308,21 @@ infinity (IEEE 754; the sign left out).
 """
 
 
-def is_finite(dtype: str, data: memoryview) -> bool:
+def is_finite(dtype: str, data: bytes) -> bool:
     """Whether little-endian numbers of one of `NOT_FINITE` are all finite, without reading them
     one by one.
     """
     item, high, second = NOT_FINITE[dtype]
-    marks = bytes(255 * (byte & high == high) for byte in range(256))
-    found = int.from_bytes(bytes(data[item - 1 :: item]).translate(marks), "little")
-    if second:
-        marks = bytes(255 * (byte & second == second) for byte in range(256))
-        found &= int.from_bytes(bytes(data[item - 2 :: item]).translate(marks), "little")
-    return found == 0
+    marked = data[item - 1 :: item].translate(_marks(high))
+    if not second or _FULL not in marked:
+        return _FULL not in marked
+    found = int.from_bytes(marked, "little")
+    return not found & int.from_bytes(data[item - 2 :: item].translate(_marks(second)), "little")
+
+
+_FULL = 255
+
+
+def _marks(bits: int) -> bytes:
+    """A table for `translate`: `_FULL` for bytes that have all these bits, else 0."""
+    return bytes(_FULL * (byte & bits == bits) for byte in range(256))

@@ -75,6 +75,51 @@ def test_older_names_are_read(stem: str, down: str, up: str, module: str) -> Non
     assert (change.module, change.shape) == (module, (6, 8))
 
 
+@pytest.mark.parametrize(
+    ("stem", "down", "up", "part", "module"),
+    [
+        ("lora_unet_mid_block_x", ".lora_down", ".lora_up", "denoiser", "mid_block_x"),
+        ("lora_transformer_x_attn", ".lora_down", ".lora_up", "denoiser", "x_attn"),
+        ("lora_te_text_model_x", ".lora_down", ".lora_up", "text_encoder", "text_model_x"),
+        ("lora_te1_x_fc1", ".lora_down", ".lora_up", "text_encoder", "x_fc1"),
+        ("lora_te2_x_fc1", ".lora_down", ".lora_up", "text_encoder_2", "x_fc1"),
+        ("lora_te3_x_fc1", ".lora_down", ".lora_up", "text_encoder_3", "x_fc1"),
+        ("diffusion_model.x.y", ".lora_A", ".lora_B", "denoiser", "x.y"),
+        ("diffusion_model.x.y", ".lora_down", ".lora_up", "denoiser", "x.y"),
+        ("base_model.model.x.y", ".lora_A", ".lora_B", "denoiser", "x.y"),
+        ("text_encoders.clip_g.transformer.x", ".lora_A", ".lora_B", "text_encoder_2", "x"),
+        (
+            "double_blocks.3.processor",
+            *(".qkv_lora1.down", ".qkv_lora1.up"),
+            *("denoiser", "double_blocks.3.img_attn.qkv"),
+        ),
+        (
+            "diffusion_model.single_blocks.3.processor",
+            *(".proj_lora.down", ".proj_lora.up"),
+            *("denoiser", "single_blocks.3.processor.proj"),
+        ),
+    ],
+)
+def test_names_of_other_trainers_are_read(
+    stem: str, down: str, up: str, part: str, module: str
+) -> None:
+    (change,) = check(pair(stem, f"{down}.weight", f"{up}.weight")).changes
+    assert (change.part, change.module, change.shape) == (part, module, (6, 8))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "data"),
+    [
+        *(("F64", struct.pack("<d", 4.0)), ("I64", struct.pack("<q", 4))),
+        *(("I32", struct.pack("<i", 4)), ("F16", struct.pack("<e", 4.0))),
+    ],
+)
+def test_alphas_of_kohya_are_numbers_of_any_kind(dtype: str, data: bytes) -> None:
+    tensors = pair("lora_unet_x", ".lora_down.weight", ".lora_up.weight")
+    tensors["lora_unet_x.alpha"] = (dtype, [], data)
+    assert check(tensors).changes[0].factor == 2.0
+
+
 def test_convolutions_are_read() -> None:
     tensors = {
         "unet.conv.lora_A.weight": floats(2, 4, 3, 3),
@@ -131,16 +176,25 @@ BAD = {
     "wide convolution": raw(
         {f"{Q}.lora_A.weight": floats(2, 8, 1, 1), f"{Q}.lora_B.weight": floats(6, 2, 3, 3)}
     ),
-    "double": raw(GOOD | {f"{Q}.alpha": ("F64", [], bytes(8))}),
+    "double": raw(GOOD | {f"{Q}.lora_A.weight": ("F64", [2, 8], bytes(128))}),
+    "truth as alpha": raw(GOOD | {f"{Q}.alpha": ("BOOL", [], bytes(1))}),
+    "endless double as alpha": raw(GOOD | {f"{Q}.alpha": ("F64", [], struct.pack("<d", 1e300))}),
     "whole numbers": raw({k: ("I32", s, d) for k, (_, s, d) in GOOD.items()}),
     "NaN": raw(GOOD | {f"{Q}.lora_A.weight": floats(2, 8, value=float("nan"))}),
     "infinity": raw(GOOD | {f"{Q}.lora_B.weight": floats(6, 2, value=float("-inf"))}),
     "NaN as alpha": raw(GOOD | ALPHA),
     "alpha of several": raw(GOOD | {f"{Q}.alpha": floats(2)}),
     "alpha alone": raw(GOOD | {"transformer.other.alpha": floats()}),
-    "kohya": raw({"lora_unet_down_blocks_0_to_q.lora_down.weight": floats(2, 8)}),
-    "ComfyUI": raw({"diffusion_model.joint.lora_A.weight": floats(2, 8)}),
-    "peft alone": raw({"base_model.model.to_q.lora_A.weight": floats(2, 8)}),
+    "kernel in three factors": raw(
+        pair("lora_unet_a", ".lora_down.weight", ".lora_up.weight")
+        | {"lora_unet_a.lora_mid.weight": floats(2, 2, 3, 3)}
+    ),
+    "a difference": raw({"lora_unet_a.diff": floats(2, 8)}),
+    "no module of kohya": raw(pair("lora_unet_", ".lora_down.weight", ".lora_up.weight")),
+    "one module, two trainers": raw(
+        pair("lora_te_a", ".lora_down.weight", ".lora_up.weight")
+        | pair("lora_te1_a", ".lora_down.weight", ".lora_up.weight")
+    ),
     "DoRA": raw(GOOD | {f"{Q}.dora_scale": floats(6)}),
     "LoKr": raw({f"{Q}.lokr_w1": floats(2, 2)}),
     "bias": raw(GOOD | {f"{Q}.lora_B.bias": floats(6)}),
@@ -199,6 +253,21 @@ def test_a_file_beyond_the_limit_is_not_read(
         read_lora(path)
 
 
+def test_a_file_is_read_once_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(raw(GOOD))
+    first = read_lora(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("creatok_cli.tokens.lora.read_changes", None)
+        assert read_lora(path) is first
+    os.utime(path, ns=(1, 1))
+    assert read_lora(path) is not first
+    path.write_bytes(raw(pair("unet.x", ".lora_A.weight", ".lora_B.weight")))
+    assert read_lora(path).parts == ("unet",)
+
+
 def test_a_token_is_told_where_it_belongs(tmp_path: Path) -> None:
     from creatok_cli.tokens.file import save_token
 
@@ -236,7 +305,7 @@ def test_finite_means_what_torch_says(dtype: str, data: bytes) -> None:
     data = data[: len(data) // 4 * 4]
     if data:
         plain = torch.frombuffer(bytearray(data), dtype=FORMATS[dtype])
-        assert is_finite(dtype, memoryview(data)) is bool(plain.isfinite().all())
+        assert is_finite(dtype, data) is bool(plain.isfinite().all())
 
 
 def test_reading_imports_no_torch(tmp_path: Path) -> None:
