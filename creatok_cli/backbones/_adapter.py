@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from creatok_cli.backbones import _weights
+from creatok_cli.backbones import _memory, _storage, _weights
 from creatok_cli.backbones._diffusers import load_part, load_small, prepare_libraries
 from creatok_cli.backbones._lora import Loras, wear
 from creatok_cli.backbones._lora_fit import check_fit
-from creatok_cli.backbones.base import Room
+from creatok_cli.backbones._placing import DENOISERS, Seat, compile_blocks, place, rung_of
+from creatok_cli.backbones.base import Fit, Load, Room, torch_dtype
 from creatok_cli.domain import BaseFacts
 from creatok_cli.tokens.lora import read_lora
 
@@ -37,13 +38,31 @@ class Loader:
     dtype: str
     loras: Loras
     room: Room
+    seat: Seat
+    storage: str = ""
+    """Of the denoiser's weights."""
 
     def model(self, kind: type[Any], part: str, *, is_worn: bool = True) -> Any:
-        """A frozen model with its LoRAs on the device. Raises as `load_part` and `wear`."""
+        """A frozen model with its LoRAs, in its place. Raises as `load_part` and `wear`."""
+        dtype, rung = torch_dtype(self.dtype), rung_of(part, kind, self.room)
+        storage = self.storage if part in DENOISERS else ""
+        more = _storage.load_settings(storage, dtype, self.device)
+        # What shrinks, or lives on the host, is never whole on the device.
+        first = "cpu" if storage or rung != "full" else self.device
         # Tensors made in inference mode could never take part in training.
         with torch.inference_mode(False):
-            model = load_part(kind, self.folder, part, dtype=self.dtype, device=self.device)
-            return wear(model, part, self.loras) if is_worn else model
+            model = load_part(
+                kind, self.folder, part, dtype=self.dtype, device=first, settings=more
+            )
+            if more:
+                return model
+            if is_worn:
+                wear(model, part, self.loras)
+            _storage.cast(model, storage, dtype)
+            model = place(model, part, rung, self.seat, self.device)
+            if self.room.is_compiled and part in DENOISERS and rung == "full" and not storage:
+                compile_blocks(model)
+            return model
 
     def small(self, kind: type[Any], part: str) -> Any:
         """A tokenizer or scheduler."""
@@ -57,7 +76,7 @@ class Adapter:
         self.facts, self.device, self.dtype = facts, device, dtype
         self._sides: dict[str, Any] = {}
         self._loras: Loras = ()
-        self._room = Room()
+        self._room, self._seat, self._storage = Room(), Seat(device), ""
         self._is_checked = False
         self._lock = RLock()
 
@@ -79,7 +98,15 @@ class Adapter:
 
     def _loader(self, folder: str | None = None) -> Loader:
         """For the base's own folder, or another vetted one."""
-        return Loader(folder or self.facts.folder, self.device, self.dtype, self._loras, self._room)
+        return Loader(
+            folder or self.facts.folder,
+            self.device,
+            self.dtype,
+            self._loras,
+            self._room,
+            self._seat,
+            self._storage,
+        )
 
     def release(self, side: str) -> None:
         """Drop the weights of `text`, `prior` or `image`."""
@@ -106,3 +133,30 @@ class Adapter:
         if self._sides:
             raise RuntimeError("room is made before a side opens")
         self._room = room
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Where the weights of all sides are, the base's own folder first."""
+        return (self.facts.folder,)
+
+    def make_room(self, loads: Sequence[Load], vram_gib: float | None, *, compiled: bool) -> Fit:
+        """See `backbones.base.Backbone.make_room`."""
+        found = _memory.make_room(
+            self.folders,
+            loads,
+            dtype=self.dtype,
+            storage=self._storage,
+            name=self.facts.name,
+            device=self.device,
+            vram_gib=vram_gib,
+            compiled=compiled,
+        )
+        self.fit(found.room)
+        return found
+
+    def store(self, storage: str) -> None:
+        """See `backbones.base.Backbone.store`."""
+        if self._sides:
+            raise RuntimeError("storage is chosen before a side opens")
+        _storage.check_device(storage, self.device)
+        self._storage = storage

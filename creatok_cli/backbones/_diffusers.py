@@ -11,7 +11,7 @@ Does not: choose classes (the adapters do), or draw.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +63,17 @@ def library_versions() -> tuple[tuple[str, str], ...]:
     return tuple((name, version(name)) for name in ("torch", "diffusers", "transformers"))
 
 
-def load_part(kind: type[Any], folder: str, part: str, *, dtype: str, device: str) -> Any:
-    """One model of a vetted folder, frozen, in evaluation mode.
+def load_part(
+    kind: type[Any],
+    folder: str,
+    part: str,
+    *,
+    dtype: str,
+    device: str,
+    settings: Mapping[str, Any] | None = None,
+) -> Any:
+    """One model of a vetted folder, frozen, in evaluation mode. `settings` that place its weights
+    are passed on, and it stays where they say.
 
     Raises ModelMissing or ArtefactError, naming the part.
     """
@@ -73,7 +82,7 @@ def load_part(kind: type[Any], folder: str, part: str, *, dtype: str, device: st
     variant = None if any(".fp16" not in name for name in plain) else "fp16"
     if not plain:
         raise ModelMissing(f"{folder}: {part} has no safetensors weights")
-    settings = {
+    usual = {
         "local_files_only": True,
         "use_safetensors": True,
         "variant": variant,
@@ -83,7 +92,7 @@ def load_part(kind: type[Any], folder: str, part: str, *, dtype: str, device: st
         "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype": torch_dtype(dtype)
     }
     try:
-        model, found = kind.from_pretrained(str(place), **settings, **wanted)
+        model, found = kind.from_pretrained(str(place), **usual, **wanted, **(settings or {}))
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -95,7 +104,8 @@ def load_part(kind: type[Any], folder: str, part: str, *, dtype: str, device: st
         raise ArtefactError(
             f"{folder}: {part} lacks {len(lost)} weights or they do not fit, first {lost[0][:100]}"
         )
-    return model.requires_grad_(False).eval().to(device)
+    model = model.requires_grad_(False).eval()
+    return model if settings else model.to(device)
 
 
 def load_rows(folder: str, part: str, names: Sequence[str], numbers: Sequence[int]) -> Tensor:

@@ -20,9 +20,10 @@ import torch
 from creatok_cli.backbones import _weights
 from creatok_cli.backbones._adapter import Adapter, Loader
 from creatok_cli.backbones._lora import Adapted, adapt
+from creatok_cli.backbones._memory import DECODE_PIXELS
 from creatok_cli.backbones._pixels import stretched
 from creatok_cli.backbones._unclip import UnclipPrior, UnclipText, Walk
-from creatok_cli.backbones._vae import DECODE_PIXELS, draw_noise, sound
+from creatok_cli.backbones._vae import draw_noise, sound
 from creatok_cli.backbones.base import Conditioning, torch_dtype
 from creatok_cli.domain import BaseFacts, Job, Options, Size
 from creatok_cli.errors import InputError, UnknownName
@@ -81,9 +82,15 @@ class Kandinsky(Adapter):
             self._loader(), self.facts, prior, self._walk, reads_words=self._reads_words
         )
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The decoder's and the prior's."""
+        beside = _weights.prior_folder(Path(self.facts.folder), *self._names)
+        return (self.facts.folder, str(beside))
+
     def _beside(self) -> Loader:
         """For the vetted folder of the prior."""
-        return self._loader(str(_weights.prior_folder(Path(self.facts.folder), *self._names)))
+        return self._loader(self.folders[1])
 
     def condition(self, jobs: Sequence[Job], tokens: Sequence[Token]) -> Conditioning:
         """One row per job from its prompt: text alone; the prior draws per seed in `denoise`."""

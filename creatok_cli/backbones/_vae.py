@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from creatok_cli.backbones._adapter import Loader
+from creatok_cli.backbones._memory import DECODE_PIXELS
 from creatok_cli.backbones.base import torch_dtype
 from creatok_cli.domain import Size
 from creatok_cli.seeds import generator
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-DECODE_PIXELS = 8 * 512 * 512
-"""Pictures are decoded in slices of at most this many pixels (exact: rows are independent); set by
-eye.
-"""
 
 
 class Vae:
@@ -31,7 +27,7 @@ class Vae:
     def __init__(self, loader: Loader) -> None:
         from diffusers import AutoencoderKL
 
-        self._dtype = torch_dtype(loader.dtype)
+        self._device, self._dtype = loader.device, torch_dtype(loader.dtype)
         self.model: Any = loader.model(AutoencoderKL, "vae")
         self.model.decoder.to(memory_format=torch.channels_last)
         config = self.model.config
@@ -56,7 +52,8 @@ class Vae:
         by `derive(seeds[i], "start")` alone, as the img2img pipelines of diffusers draw it.
         """
         model = self._as(False)
-        pixels = pixels.to(device=model.device, dtype=model.dtype)
+        # The model itself may wait on the host until it works.
+        pixels = pixels.to(device=self._device, dtype=model.dtype)
         found = []
         for part, own in zip(pixels, seeds, strict=True):
             posterior = model.encode(part[None]).latent_dist

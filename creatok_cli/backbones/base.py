@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from creatok_cli.tokens.token import Token
 
 DTYPES = ("fp32", "bf16", "fp16")
+TRUE_CFG = "true_cfg"
+"""The option that guides away from the negative prompt where guidance is an input of the denoiser.
+"""
 MAX_THREADS = 8
 """More CPU threads than this cost more in waiting than they bring on the small models that CPUs
 draw (set by eye).
@@ -177,16 +180,44 @@ class Start:
         return int(max(steps - min(steps * self.strength, steps), 0))
 
 
+Rung = Literal["full", "offload", "group"]
+"""`full`: a side lives on the device while it is open. `offload`: its models come to the device one
+at a time. `group`: layer by layer.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """How an open base lives in the memory of its device; nothing here changes a recipe."""
 
-    rung: Literal["full", "offload", "group"] = "full"
-    """`full`: a side lives on the device while it is open. `offload`: its models come to the device
-    one at a time. `group`: layer by layer.
-    """
+    rung: Rung = "full"
+    """Of the image side."""
+    words: Rung = "full"
+    """Of T5. CLIP towers are small and always live on the device."""
     is_compiled: bool = False
     """Whether the repeated blocks of the denoiser are compiled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is to be drawn at a time."""
+
+    size_px: Size
+    rows: int
+    """Pictures of a batch."""
+    is_guided: bool = True
+    """Whether the denoiser runs on two rows per picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The room that was chosen for a base, and why."""
+
+    room: Room
+    message: str = ""
+    """For people; empty where there was nothing to choose."""
+    is_tight: bool = False
+    """Whether even the last rung may not be enough."""
 
 
 class ImageSide(Protocol):
@@ -211,9 +242,9 @@ class ImageSide(Protocol):
         seeds: Sequence[int],
         start: Start | None = None,
     ) -> Iterator[Tensor]:
-        """Latents after each of `steps` steps, on the device. `negative` is unused at guidance <=
-        1. `start` is given only where `BaseFacts.can_start` says so; its skipped steps are not
-        taken.
+        """Latents after each of `steps` steps, on the device. `negative` is given where
+        `reads_negative` says so and is unused at guidance <= 1 without `TRUE_CFG`. `start` is given
+        only where `BaseFacts.can_start` says so; its skipped steps are not taken.
         """
 
     def decode(self, latents: Tensor, *, precise: bool = False) -> Tensor:
@@ -256,10 +287,28 @@ class Backbone(Protocol):
     def fit(self, room: Room) -> None:
         """How the sides are to live in memory when they open; only before they open."""
 
+    def make_room(self, loads: Sequence[Load], vram_gib: float | None, *, compiled: bool) -> Fit:
+        """Choose how the sides live in the memory that the device has left, `fit` it, and say so.
+        `vram_gib` caps the memory; below 0 it is what stays free.
+
+        Raises OutOfMemory where the weights fit in no way.
+        """
+
+    def store(self, storage: str) -> None:
+        """How the denoiser's weights are kept, one of `_storage.STORAGES`; only before it opens.
+        This changes pixels: it is part of the recipe.
+        """
+
     def adapt(self, rank: int, *, seed: int) -> Adaptation:
         """LoRA weights of that rank on the attention projections of what draws: the prior network
         on the route `prior`, else the denoiser. They act from now on, until the side is released.
         """
+
+
+def reads_negative(guidance: float, options: Options) -> bool:
+    """Whether a picture may need its negative prompt."""
+    told = dict(options).get(TRUE_CFG)
+    return guidance > 1 or (isinstance(told, int | float) and told > 1)
 
 
 def pick_device(name: str = "auto") -> str:

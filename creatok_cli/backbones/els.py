@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from creatok_cli.backbones._els_machine import Machine
     from creatok_cli.backbones._els_pack import Pack
-    from creatok_cli.backbones.base import Adaptation, Conditioning
+    from creatok_cli.backbones.base import Adaptation, Conditioning, Fit, Load, Room
     from creatok_cli.domain import BaseFacts, Job, Options, Scalar, Size
 
 SIDES = ("image",)
@@ -176,6 +176,19 @@ class Els:
         """There is nothing to wear them."""
         if loras:
             raise ArtefactError(f"base {self.facts.name} has no weights: it takes no LoRA")
+
+    def fit(self, room: Room) -> None:
+        """Pictures are small: they live where they are drawn."""
+
+    def make_room(self, loads: Sequence[Load], vram_gib: float | None, *, compiled: bool) -> Fit:
+        """Nothing to choose."""
+        from creatok_cli.backbones.base import Fit, Room
+
+        return Fit(Room())
+
+    def store(self, storage: str) -> None:
+        """There are no weights to store."""
+        raise InputError(f"base {self.facts.name} has no weights: it takes no storage")
 
     def adapt(self, rank: int, *, seed: int) -> Adaptation:
         """There is nothing to adapt."""
