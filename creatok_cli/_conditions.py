@@ -17,7 +17,7 @@ from threading import Lock
 import torch
 
 from creatok_cli._trouble import kind_of, say, with_room
-from creatok_cli.backbones.base import Backbone, Conditioning
+from creatok_cli.backbones.base import Backbone, Conditioning, reads_negative
 from creatok_cli.domain import Job
 from creatok_cli.errors import CreatokError, DigestMismatch, TokenMissing
 from creatok_cli.tokens.file import load_token
@@ -69,7 +69,8 @@ def texts(job: Job) -> list[str]:
     """The prompt, and the negative where guidance uses one: nothing counts as the empty string, as
     in diffusers.
     """
-    return [job.prompt, job.negative or ""] if job.guidance > 1 else [job.prompt]
+    is_read = reads_negative(job.guidance, job.options)
+    return [job.prompt, job.negative or ""] if is_read else [job.prompt]
 
 
 class Shelf:

@@ -91,9 +91,12 @@ def build_tiny_sd3(
     return folder
 
 
-def _clip(width: int, layers: int, vocabulary: int, eos: int) -> Any:
+def _clip(
+    width: int, layers: int, vocabulary: int, eos: int, kind: str = "CLIPTextModelWithProjection"
+) -> Any:
     import torch
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+    import transformers
+    from transformers import CLIPTextConfig
 
     config = CLIPTextConfig(
         vocab_size=vocabulary,
@@ -108,7 +111,7 @@ def _clip(width: int, layers: int, vocabulary: int, eos: int) -> Any:
         pad_token_id=vocabulary - 1,
         hidden_act="quick_gelu" if width == 16 else "gelu",
     )
-    model = CLIPTextModelWithProjection(config)
+    model = getattr(transformers, kind)(config)
     with torch.no_grad():  # the library's own start is so small that prompts would hardly differ
         for parameter in model.parameters():
             if parameter.ndim == 2:
@@ -151,22 +154,26 @@ def _write_tokenizer(folder: Path, *, pad: str) -> int:
 
 
 def _write_t5(folder: Path, kind: Any) -> None:
+    _t5(folder / "tokenizer_3", JOINT).to(kind).save_pretrained(folder / "text_encoder_3")
+
+
+def _t5(tokenizer: Path, width: int) -> Any:
+    """A T5 encoder; its tokenizer is written at once."""
     from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(f"▁{word}", -3.0) for word in WORDS] + [(letter, -5.0) for letter in "abcdefghij"]
-    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
-    tokenizer.save_pretrained(folder / "tokenizer_3")
+    T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512).save_pretrained(tokenizer)
     config = T5Config(
         vocab_size=len(pieces),
-        d_model=JOINT,
+        d_model=width,
         d_kv=8,
         d_ff=64,
         num_layers=2,
         num_heads=4,
         dropout_rate=0.0,
     )
-    T5EncoderModel(config).to(kind).save_pretrained(folder / "text_encoder_3")
+    return T5EncoderModel(config)
 
 
 BLIP_PIECES = (

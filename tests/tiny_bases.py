@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.tiny import build_tiny_kandinsky, build_tiny_sd3
+from tests.tiny_flux import build_tiny_flux
 
 TINY: Mapping[str, Callable[[Path], Path]] = {
+    "FluxPipeline": lambda place: build_tiny_flux(place / "flux"),
     "StableDiffusion3Pipeline": lambda place: build_tiny_sd3(place / "sd3"),
     "KandinskyPipeline": lambda place: build_tiny_kandinsky(place, version="2.1"),
     "KandinskyV22Pipeline": lambda place: build_tiny_kandinsky(place, version="2.2"),

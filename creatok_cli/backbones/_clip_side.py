@@ -1,6 +1,7 @@
-"""A text side over CLIP towers: everything but how a family joins what its towers say.
+"""A text side over CLIP towers, with T5 beside them where a family has it: everything but how the
+family joins what its towers say.
 
-Does not: denoise, or know T5.
+Does not: denoise.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from creatok_cli.backbones._clip import (
     PooledMap,
     chunks,
 )
+from creatok_cli.backbones._t5 import T5
 from creatok_cli.backbones.base import Conditioning
 from creatok_cli.domain import BaseFacts
 from creatok_cli.tokens.inject import Laid
+from creatok_cli.tokens.token import T5 as T5_NAME
 from creatok_cli.tokens.token import Token
 
 if TYPE_CHECKING:
@@ -34,11 +37,15 @@ class ClipSide:
     """
 
     def __init__(
-        self, loader: Loader, facts: BaseFacts, places: Mapping[str, tuple[str, str]]
+        self,
+        loader: Loader,
+        facts: BaseFacts,
+        places: Mapping[str, tuple[str, str]],
+        t5: T5 | None = None,
     ) -> None:
         from transformers import CLIPTokenizer
 
-        self.loader = loader
+        self.loader, self.t5 = loader, t5
         widths = dict(facts.encoders)
         self.encoders: Mapping[str, int] = {name: widths[name] for name in places}
         length = (facts.max_prompt_tokens or 75) + 2
@@ -78,28 +85,36 @@ class ClipSide:
         """Forget the weights, keep the tokenizers."""
         with self._lock:
             self._towers = []
+            if self.t5 is not None:
+                self.t5.drop()
 
     def encode(self, prompts: Sequence[str], tokens: Sequence[Token]) -> Conditioning:
-        """See `backbones.base.TextSide.encode`; the tensors are those of `joined`."""
+        """See `backbones.base.TextSide.encode`; the tensors are those of `joined`, and `t5` [b t d]
+        where there is T5.
+        """
         parts: list[Conditioning] = []
         for chunk in chunks(prompts):
             found = [tower.encode(chunk, tokens) for tower in self.towers]
             laid = [rows for _, rows in found]
             tensors = self.joined([states for states, _ in found], laid, tokens)
-            tensors |= self.more(chunk, tokens)
-            cut = tuple(max((row.cut for row in rows), key=len) for rows in zip(*laid, strict=True))
+            if self.t5 is not None:
+                tensors["t5"] = self.t5.encode(chunk, tokens)
+            cut = tuple(
+                self.unread(prompt, rows, tokens)
+                for prompt, *rows in zip(chunk, *laid, strict=True)
+            )
             kept = min(ENCODE_ROWS, len(prompts) - len(parts) * ENCODE_ROWS)
             parts.append(Conditioning(tensors, cut).rows(range(kept)))
         return Conditioning.stack(parts)
 
-    def more(self, prompts: Sequence[str], tokens: Sequence[Token]) -> dict[str, Tensor]:
-        """What encoders beside the towers say of one chunk: T5."""
-        return {}
+    def unread(self, prompt: str, laid: Sequence[Laid], tokens: Sequence[Token]) -> str:
+        """The end of a prompt that a tower does not see whole, by how each tower laid it out."""
+        return max((row.cut for row in laid), key=len)
 
     def cut(self, prompts: Sequence[str], tokens: Sequence[Token]) -> tuple[str, ...]:
-        """Per prompt the end that a tower will not see whole; reads no weights."""
+        """Per prompt the end that is not read; reads no weights."""
         return tuple(
-            max((words.lay_out(prompt, tokens).cut for words in self._words), key=len)
+            self.unread(prompt, [words.lay_out(prompt, tokens) for words in self._words], tokens)
             for prompt in prompts
         )
 
@@ -108,8 +123,9 @@ class ClipSide:
         return {tower.words.name: tower.pooled(prompts, tokens) for tower in self.towers}
 
     def rows(self, word: str) -> Mapping[str, Tensor]:
-        """[n d] vocabulary rows of a word per tower."""
-        return {tower.words.name: tower.rows(word) for tower in self.towers}
+        """[n d] vocabulary rows of a word per tower, and of T5 where there is one."""
+        found = {tower.words.name: tower.rows(word) for tower in self.towers}
+        return found if self.t5 is None else {**found, T5_NAME: self.t5.rows(word)}
 
     def pooled_map(
         self, prompts: Sequence[str], word: str, counts: Mapping[str, int]

@@ -11,7 +11,7 @@ Does not: know plans, batches or seeds beyond the list it is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import torch
 
 from creatok_cli.backbones import _weights
 from creatok_cli.backbones._adapter import Adapter, Loader
+from creatok_cli.backbones._flow import Flow, begin, guided, walk
 from creatok_cli.backbones._lora import Adapted, adapt
 from creatok_cli.backbones._pixels import Draw, PixelPrior, tower_folders
 from creatok_cli.backbones._sd3_text import Sd3Text
@@ -26,11 +27,13 @@ from creatok_cli.backbones._vae import Vae, draw_noise
 from creatok_cli.backbones.base import Conditioning, Start, torch_dtype
 from creatok_cli.domain import BaseFacts, Job, Options, Size
 from creatok_cli.errors import UnknownName
-from creatok_cli.seeds import generator
 from creatok_cli.tokens.token import Token
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MAX_SHIFT = 1.16
+"""Of the largest pictures, where a scheduler's config says none (StableDiffusion3Pipeline)."""
 
 
 class Sd3(Adapter):
@@ -87,22 +90,13 @@ class Sd3Image:
     """Denoiser, scheduler and decoder. Drawing changes nothing here: several threads may."""
 
     def __init__(self, loader: Loader, facts: BaseFacts, zero_rows: int) -> None:
-        from diffusers import (
-            FlowMatchEulerDiscreteScheduler,
-            FlowMatchHeunDiscreteScheduler,
-            SD3Transformer2DModel,
-        )
+        from diffusers import SD3Transformer2DModel
 
         self._facts, self._zero_rows = facts, zero_rows
         self._device, self._dtype = loader.device, loader.dtype
         self.transformer: Any = loader.model(SD3Transformer2DModel, "transformer")
         self._vae = Vae(loader)
-        # Imported here: the lazy imports of the library are not made for several threads.
-        self._kinds: dict[str, Any] = {
-            "flow-match-euler": FlowMatchEulerDiscreteScheduler,
-            "flow-match-heun": FlowMatchHeunDiscreteScheduler,
-        }
-        self._euler = loader.small(FlowMatchEulerDiscreteScheduler, "scheduler")
+        self._flow = Flow(loader, facts, max_shift=MAX_SHIFT)
 
     @property
     def vae(self) -> Any:
@@ -132,42 +126,33 @@ class Sd3Image:
         """
         if options:
             raise UnknownName(f"base {self._facts.name} has no option {options[0][0]!r}")
-        guided = guidance > 1 and negative is not None
+        is_guided = guidance > 1 and negative is not None
         states, pooled = self._sequence(cond)
-        if guided and negative is not None:
+        if is_guided and negative is not None:
             others, other_pooled = self._sequence(negative)
             states, pooled = torch.cat([others, states]), torch.cat([other_pooled, pooled])
-        latents = noise.to(device=self._device, dtype=torch_dtype(self._dtype))
-        schedule = self._schedule(scheduler, steps, latents)
-        times = schedule.timesteps
-        if start is not None:
-            first = start.skipped(steps) * schedule.order
-            times = times[first:]
-            schedule.set_begin_index(first)
-            latents = schedule.scale_noise(
-                self._vae.encode(start.pixels, seeds), times[:1], latents
-            )
-        last = len(times) - 1
-        for index, t in enumerate(times):
-            inputs = torch.cat([latents] * 2) if guided else latents
-            is_early = 0 < gradient_steps <= last - index
+
+        def flow(latents: Tensor, t: Tensor, left: int) -> Tensor:
+            inputs = torch.cat([latents] * 2) if is_guided else latents
+            is_early = 0 < gradient_steps <= left
             with torch.set_grad_enabled(torch.is_grad_enabled() and not is_early):
-                flow = self.transformer(
+                found: Tensor = self.transformer(
                     hidden_states=inputs,
                     timestep=t.expand(inputs.shape[0]),
                     encoder_hidden_states=states,
                     pooled_projections=pooled,
                     return_dict=False,
                 )[0]
-            if guided:
-                plain, wanted = flow.chunk(2)
-                flow = plain + guidance * (wanted - plain)
-            draws = None
-            if schedule.config.get("stochastic_sampling"):
-                draws = [generator(seed, "step", index) for seed in seeds]
-            latents = schedule.step(flow, t, latents, generator=draws, return_dict=False)[0]
-            if index == last or getattr(schedule, "state_in_first_order", True):
-                yield latents
+            return guided(found, guidance) if is_guided else found
+
+        latents = noise.to(device=self._device, dtype=torch_dtype(self._dtype))
+        patch = self.transformer.config.patch_size
+        patches = (latents.shape[-2] // patch) * (latents.shape[-1] // patch)
+        schedule = self._flow.schedule(scheduler, steps, patches)
+        times, latents = begin(
+            schedule, steps, latents, start, lambda pixels: self._vae.encode(pixels, seeds)
+        )
+        yield from walk(schedule, times, latents, seeds, flow)
 
     def _sequence(self, cond: Conditioning) -> tuple[Tensor, Tensor]:
         """(text sequence [b s joint], pooled [b d]) on the device, as the denoiser takes them."""
@@ -179,32 +164,6 @@ class Sd3Image:
             tail = states.new_zeros((states.shape[0], self._zero_rows, joint))
         return torch.cat([states, tail], dim=1), ready["pooled"]
 
-    def _schedule(self, name: str, steps: int, latents: Tensor) -> Any:
-        """A fresh scheduler with its steps set, as StableDiffusion3Pipeline sets them."""
-        if name not in self._facts.schedulers or name not in self._kinds:
-            raise UnknownName(
-                f"base {self._facts.name} has no scheduler {name!r}; "
-                f"it has {', '.join(self._facts.schedulers)}"
-            )
-        schedule: Any = self._kinds[name].from_config(self._euler.config)
-        shift = {}
-        if schedule.config.get("use_dynamic_shifting"):
-            patch = self.transformer.config.patch_size
-            shift["mu"] = dynamic_shift(
-                (latents.shape[-2] // patch) * (latents.shape[-1] // patch), schedule.config
-            )
-        schedule.set_timesteps(steps, device=self._device, **shift)
-        schedule.set_begin_index(0)
-        return schedule
-
     def decode(self, latents: Tensor, *, precise: bool = False) -> Tensor:
         """[b 3 H W] f32 in [-1, 1]; values that are not finite come out as NaN."""
         return self._vae.decode(latents, precise=precise)
-
-
-def dynamic_shift(length: int, config: Mapping[str, Any]) -> float:
-    """The shift exponent mu for an image of `length` patches (diffusers: `calculate_shift`)."""
-    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    start, end = config.get("base_shift", 0.5), config.get("max_shift", 1.16)
-    slope = (end - start) / (high - low)
-    return float(length * slope + (start - slope * low))

@@ -41,10 +41,8 @@ class T5:
             from transformers import T5EncoderModel
 
             self._model = self._loader.model(T5EncoderModel, self._part)
-        literals = {token.word: token.literal for token in tokens}
-        plain = [spell_out(prompt, literals) for prompt in prompts]
         found = self._words(
-            plain,
+            [_plain(prompt, tokens) for prompt in prompts],
             padding="max_length",
             max_length=self._length,
             truncation=True,
@@ -53,7 +51,20 @@ class T5:
         states: Tensor = self._model(found.input_ids.to(self._loader.device))[0]
         return states.to(torch_dtype(self._loader.dtype))
 
+    def cut(self, prompt: str, tokens: Sequence[Token]) -> str:
+        """The end of a prompt, words spelled out, that does not fit; reads no weights."""
+        plain = _plain(prompt, tokens)
+        found = self._words(
+            plain, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        dropped = found.offset_mapping[self._length - 1 :]  # the last position is the end's
+        return plain[dropped[0][0] :].strip() if dropped else ""
+
     def rows(self, word: str) -> Tensor:
         """[m d] f32 input rows of a word, read without the rest of the model."""
         numbers = self._words(word, add_special_tokens=False).input_ids
         return load_rows(self._loader.folder, self._part, TABLES, numbers)
+
+
+def _plain(prompt: str, tokens: Sequence[Token]) -> str:
+    return spell_out(prompt, {token.word: token.literal for token in tokens})
