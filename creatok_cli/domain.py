@@ -90,6 +90,8 @@ class Group:
     dtype: str
     tokens: tuple[tuple[str, str], ...] = ()
     weights: tuple[tuple[str, float], ...] = ()
+    storage: str = ""
+    """How the denoiser's weights are kept, where an option of the jobs says so: `fp8`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +215,7 @@ class BaseFacts:
     """Adapter that serves it: a plug-in name."""
     folder: str
     digest: str
-    """`sha256:` over the relative names and contents of all files of the folder."""
+    """`sha256:` over the relative names and contents of all files that are opened."""
     licence: str
     steps: int
     guidance: float
@@ -231,6 +233,10 @@ class BaseFacts:
     batch_rows: tuple[tuple[int, int], ...] = ((512, 8), (1024, 2))
     """(largest side in pixels, batch class) in rising order; beyond the last row the class is 1."""
 
+    source: str = ""
+    """`owner/repo@commit` for a snapshot of the Hub's cache."""
+    prior_folder: str = ""
+    """Of families whose prior is a repository of its own."""
     can_start: bool = False
     """Whether a job may begin from a picture (`init_image`)."""
     threads: int = 0
@@ -298,6 +304,25 @@ class Notice:
 
     level: Literal["info", "warning"]
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Where the time of drawing went; told once, after the last picture."""
+
+    device: str
+    seconds: float
+    """From the first step to the last picture."""
+    busy: float
+    """Share of it that was spent inside stages, per lane: 1 is a device that never waits."""
+    lanes: int
+    """Threads that drew."""
+    stages: tuple[tuple[str, float, int], ...]
+    """(stage, seconds, times): `load`, `condition`, `denoise`, `decode`, `to host`."""
+    queued: int = 0
+    """Most pictures that waited for the writers."""
+    queue: int = 0
+    """How many may wait before drawing waits for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -438,6 +463,7 @@ Event = (
     | ImageWritten
     | JobFailed
     | Notice
+    | Profile
     | Summary
     | Learning
     | LearnSummary

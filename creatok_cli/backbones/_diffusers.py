@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from creatok_cli.backbones._floors import FLOORS, is_older
+from creatok_cli.backbones._vet import chosen
 from creatok_cli.backbones.base import torch_dtype
 from creatok_cli.errors import ArtefactError, ModelMissing, Refused
 
@@ -78,9 +79,8 @@ def load_part(
     Raises ModelMissing or ArtefactError, naming the part.
     """
     place = Path(folder) / part
-    plain = sorted(path.name for path in place.glob("*.safetensors*"))
-    variant = None if any(".fp16" not in name for name in plain) else "fp16"
-    if not plain:
+    weights, variant = chosen(path.name for path in place.glob("*.safetensors*"))
+    if not weights:
         raise ModelMissing(f"{folder}: {part} has no safetensors weights")
     usual = {
         "local_files_only": True,

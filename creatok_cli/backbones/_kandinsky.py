@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from creatok_cli.backbones import _weights
 from creatok_cli.backbones._adapter import Adapter, Loader
 from creatok_cli.backbones._lora import Adapted, adapt
 from creatok_cli.backbones._memory import DECODE_PIXELS
@@ -47,7 +45,6 @@ class Kandinsky(Adapter):
     def __init__(
         self,
         facts: BaseFacts,
-        names: tuple[str, str],
         *,
         reads_words: bool,
         device: str,
@@ -56,7 +53,7 @@ class Kandinsky(Adapter):
         search: Walk,
     ) -> None:
         super().__init__(facts, device=device, dtype=dtype)
-        self._names, self._reads_words, self._walk, self._search = names, reads_words, walk, search
+        self._reads_words, self._walk, self._search = reads_words, walk, search
 
     @property
     def text(self) -> UnclipText:
@@ -85,8 +82,7 @@ class Kandinsky(Adapter):
     @property
     def folders(self) -> tuple[str, ...]:
         """The decoder's and the prior's."""
-        beside = _weights.prior_folder(Path(self.facts.folder), *self._names)
-        return (self.facts.folder, str(beside))
+        return (self.facts.folder, self.facts.prior_folder)
 
     def _beside(self) -> Loader:
         """For the vetted folder of the prior."""

@@ -4,6 +4,11 @@ Why each refusal: `auto_map`, `trust_remote_code`, `_attn_implementation` and un
 the libraries to fetch or import code; `.bin`, `.pt` and `.ckpt` are pickles; an
 `adapter_config.json`, a link or a weight index can point elsewhere.
 
+What is opened are the parts that a family names, each from its own folder; pictures, papers and
+checkpoints beside those folders are never opened and are passed over. A snapshot of the Hub's cache
+belongs to other tools as well: there a pickle beside the safetensors of its part is passed over,
+too, for the loaders are told to look for safetensors alone.
+
 Does not: import torch, or open a weight beyond its header.
 """
 
@@ -13,16 +18,17 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from creatok_cli import config, durable
+from creatok_cli.backbones._hub_cache import repo_of
 from creatok_cli.errors import ArtefactError, CreatokError, ModelMissing, Refused
 from creatok_cli.hashing import sha256_hex
-from creatok_cli.tokens._layout import read_layout
+from creatok_cli.tokens._layout import describe_content, read_layout
 
 CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".exe", ".ipynb"})
 PICKLES = frozenset(
@@ -41,9 +47,21 @@ PICKLES = frozenset(
     }
 )
 WEIGHTS = ".safetensors"
+STEM = r"(diffusion_pytorch_model|model)"
+PLAIN = re.compile(STEM + r"(-\d{5}-of-\d{5}\.safetensors|\.safetensors(\.index\.json)?)")
+HALF = re.compile(
+    STEM + r"(\.fp16(-\d{5}-of-\d{5})?\.safetensors|\.safetensors\.index\.fp16\.json"
+    r"|\.fp16\.safetensors\.index\.json)"
+)
+"""The names of weights and their index that the loaders look for: as they are, or in fp16."""
 INDEX = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")
+OTHER_INDEX = re.compile(r"\.index(\.\w+)?\.json$")
+"""Of shards: in a part, only that of the chosen weights is opened."""
+TEXTS = (".json", ".txt", ".model")
+"""Configs and word lists."""
 DATA_JSON = frozenset({"vocab.json", "tokenizer.json"})
 """Word lists: large, and read as data by the tokenizer library."""
+MODEL_INDEX = "model_index.json"
 FORBIDDEN_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
 FORBIDDEN_KEYS = frozenset(
     {
@@ -65,7 +83,13 @@ LIBRARIES = ("diffusers", "transformers", "kandinsky")
 """What model_index.json may name as the home of a class; `kandinsky` is a folder of diffusers."""
 WEIGHTY = ("Model", "Projection", "KL", "Transformer", "CLIP")
 """How the names of classes with weights end."""
+NEVER_OPENED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts of real repositories that no adapter opens unless its family names them."""
 MAX_CONFIG_BYTES = 2**20
+MAX_INDEX_BYTES = 2**24
+MAX_DATA_BYTES = 2**26
+MAX_HEADER_BYTES = 2**24
+"""Of a weight file: the largest known one has 1 MiB."""
 MAX_FILES = 2000
 
 Parts = Mapping[str, Sequence[str]]
@@ -100,6 +124,11 @@ class DigestCache:
             self._fresh = True
         return self._known[mark]
 
+    def remember(self, path: Path, digest: str) -> None:
+        """Take the digest of a file that was read whole just now."""
+        self._known[self._mark(path)] = digest
+        self._fresh = True
+
     def save(self) -> None:
         """Keep what is new; a cache that cannot be written is no fault."""
         if self._fresh:
@@ -110,17 +139,52 @@ class DigestCache:
                 durable.replace_derived(self._folder, "digests.json", data, writer=writer)
 
 
+def chosen(names: Iterable[str]) -> tuple[frozenset[str], str | None]:
+    """Of the file names of one part: the weights and index that are opened, and their variant."""
+    every = tuple(names)
+    plain = frozenset(name for name in every if PLAIN.fullmatch(name))
+    if any(name.endswith(WEIGHTS) for name in plain):
+        return plain, None
+    half = frozenset(name for name in every if HALF.fullmatch(name))
+    return (half, "fp16") if half else (plain, None)
+
+
+def wanted(names: Iterable[str], parts: Iterable[str]) -> frozenset[str]:
+    """Of the relative names of a folder: those that are opened. They alone make its digest."""
+    inside: dict[str, list[str]] = {part: [] for part in parts}
+    found = {MODEL_INDEX}
+    for name in names:
+        part, slash, rest = name.partition("/")
+        if slash and part in inside and "/" not in rest:
+            inside[part].append(rest)
+    for part, rests in inside.items():
+        weights, _ = chosen(rests)
+        texts = {n for n in rests if n.endswith(TEXTS) and not OTHER_INDEX.search(n)}
+        found |= {f"{part}/{name}" for name in weights | texts}
+    return frozenset(found)
+
+
+def read_index(folder: Path) -> Mapping[str, Any]:
+    """The checked model_index.json of a folder. Raises ModelMissing, Refused or ArtefactError."""
+    path = folder / MODEL_INDEX
+    if not path.is_file():
+        raise ModelMissing(f"{folder}: no {MODEL_INDEX}: not a diffusers folder")
+    content = _config(path, f"{folder}: {MODEL_INDEX}")
+    return content if isinstance(content, dict) else {}
+
+
 class Vetted:
     """A folder that passed: its files, parsed configs and digest.
 
     Raises Refused, DigestMismatch (a damaged weight file) or ArtefactError, naming file and reason.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, parts: Parts) -> None:
         self.folder = folder
         self.files = dict(_walk(folder))
-        self.configs: dict[str, Any] = {}
+        self.configs: dict[str, Any] = {MODEL_INDEX: read_index(folder)}
         self._cache = DigestCache()
+        self._folders = {part.casefold() for part in parts}
         for relative, path in self.files.items():
             self._check_file(relative, path)
         for relative, content in self.configs.items():
@@ -131,14 +195,16 @@ class Vetted:
     def digest(self) -> str:
         """`sha256:` over the sorted (name, digest) lines of what draws; reads what is new.
 
-        What draws: `model_index.json` and the folders of the parts that it names. A corrected model
-        card or a folder beside them is no new base.
+        What draws: `model_index.json` and, of the parts that it names, what the loaders open. A
+        corrected model card, another variant or a folder beside them is no new base.
         """
-        index = self.config("model_index.json")
-        parts = {part for part, entry in index.items() if isinstance(entry, list) and any(entry)}
-        parts.add("model_index.json")
-        names = sorted((n, path) for n, path in self.files.items() if n.split("/")[0] in parts)
-        lines = "".join(f"{name}\0{self._cache.digest(path)}\n" for name, path in names)
+        index = self.config(MODEL_INDEX)
+        named = {part for part, entry in index.items() if isinstance(entry, list) and any(entry)}
+        parts = {part for part in named if part.casefold() in self._folders}
+        lines = "".join(
+            f"{name}\0{self._cache.digest(self.files[name])}\n"
+            for name in sorted(wanted(self.files, parts))
+        )
         self._cache.save()
         return "sha256:" + sha256_hex(lines)
 
@@ -146,13 +212,29 @@ class Vetted:
         name, suffix, where = path.name.lower(), path.suffix.lower(), f"{self.folder}: {relative}"
         if suffix in CODE or name in FORBIDDEN_FILES:
             raise Refused(f"{where} could bring code or weights from elsewhere: remove it")
+        part, slash, _ = relative.partition("/")
+        if not slash or part.casefold() not in self._folders:
+            return  # never opened
         if suffix in PICKLES:
-            raise Refused(f"{where} may be a pickle, which can run code: use safetensors only")
+            self._check_twin(part, where)
         if suffix == WEIGHTS and not self._cache.knows(path):
-            with path.open("rb") as file:
-                read_layout(file, path.stat().st_size, where)
-        if suffix == ".json" and name not in DATA_JSON:
-            self.configs[relative] = _config(path, where)
+            _check_header(path, where)
+        if name in DATA_JSON and not self._cache.knows(path):
+            _config(path, where, MAX_DATA_BYTES)
+        elif suffix == ".json" and name not in DATA_JSON:
+            limit = MAX_INDEX_BYTES if OTHER_INDEX.search(name) else MAX_CONFIG_BYTES
+            self.configs[relative] = _config(path, where, limit)
+        elif suffix in TEXTS and path.stat().st_size > MAX_DATA_BYTES:
+            raise Refused(f"{where} is too large for a word list")
+
+    def _check_twin(self, part: str, where: str) -> None:
+        """Raise Refused for a pickle, unless it lies in the Hub's cache beside safetensors."""
+        inside = [name.partition("/")[2] for name in self.files if name.startswith(f"{part}/")]
+        has_other = any(name.endswith(WEIGHTS) for name in chosen(inside)[0])
+        if has_other and repo_of(self.folder):
+            return
+        what = "delete it; its part has safetensors" if has_other else "use safetensors only"
+        raise Refused(f"{where} may be a pickle, which can run code: {what}")
 
     def _check_shards(self, relative: str, index: Any) -> None:
         shards = index.get("weight_map") if isinstance(index, dict) else None
@@ -172,6 +254,8 @@ class Vetted:
         """Every class that a config names must be one that the adapter opens by name itself."""
         for part, entry in index.items():
             if not isinstance(entry, list) or entry == [None, None]:
+                continue
+            if part in NEVER_OPENED and part not in parts:
                 continue
             library, kind = entry if len(entry) == 2 else (None, None)
             known = part in parts and kind in parts[part]
@@ -197,10 +281,24 @@ class Vetted:
         """Every part with weights has a safetensors file. Raises ModelMissing."""
         for part in parts:
             entry = index.get(part)
-            if isinstance(entry, list) and str(entry[1]).endswith(WEIGHTY):
-                inside = (name for name in self.files if name.startswith(f"{part}/"))
-                if not any(name.lower().endswith(WEIGHTS) for name in inside):
+            if not isinstance(entry, list) or entry == [None, None]:
+                continue
+            inside = [name.partition("/")[2] for name in self.files if name.startswith(f"{part}/")]
+            if str(entry[1]).endswith(WEIGHTY):
+                if not any(name.endswith(WEIGHTS) for name in chosen(inside)[0]):
                     raise ModelMissing(f"{self.folder}: {part} has no safetensors weights")
+            elif not inside:
+                raise ModelMissing(f"{self.folder}: the folder {part} is missing or empty")
+
+    def check_whole(self, index: Mapping[str, Any], needed: Sequence[str]) -> None:
+        """The pipeline has every part without which it cannot draw. Raises ModelMissing."""
+        for part in needed:
+            entry = index.get(part)
+            if not isinstance(entry, list) or not any(entry):
+                raise ModelMissing(
+                    f"{self.folder}: model_index.json has no {part}: creatok draws with "
+                    f"{', '.join(needed)}"
+                )
 
     def config(self, relative: str) -> Mapping[str, Any]:
         """A parsed config, empty when it is not there or is no object."""
@@ -221,12 +319,13 @@ class Vetted:
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
     """(relative name with '/', path) of every file; hidden names left out, links must stay inside.
 
-    A snapshot of the Hub's cache links into the `blobs` folder beside it: for that layout the
-    model's cache folder counts as inside.
+    A snapshot of the Hub's cache links into the `blobs` folder beside it, and that into the `blobs`
+    folder of the cache: for that layout both count as inside.
     """
-    inside = folder.resolve()
-    if inside.parent.name == "snapshots" and inside.parent.parent.name.startswith("models--"):
-        inside = inside.parent.parent
+    inside = [folder.resolve()]
+    if repo_of(inside[0]):
+        model = inside[0].parent.parent
+        inside += [model / "blobs", model.parent / "blobs"]
     count = 0
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
@@ -236,7 +335,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
             relative = path.relative_to(folder).as_posix()
             if each.startswith("."):
                 continue
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            if path.is_symlink() and not any(path.resolve().is_relative_to(p) for p in inside):
                 raise Refused(f"{folder}: {relative} is a link out of the folder")
             if not path.exists() or not stat.S_ISREG(path.stat().st_mode):
                 raise Refused(f"{folder}: {relative} is not a regular file")
@@ -246,15 +345,38 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
             yield relative, path
 
 
-def _config(path: Path, where: str) -> Any:
-    if path.stat().st_size > MAX_CONFIG_BYTES and not INDEX.search(path.name):
+def _check_header(path: Path, where: str) -> None:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if MAX_HEADER_BYTES < length < path.stat().st_size:
+            raise Refused(
+                f"{where}: this is no safetensors file of a model: the header is too long"
+            )
+        file.seek(0)
+        read_layout(file, path.stat().st_size, where)
+
+
+def _config(path: Path, where: str, limit: int = MAX_CONFIG_BYTES) -> Any:
+    if path.stat().st_size > limit:
         raise Refused(f"{where} is too large for a config")
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head.lstrip().startswith((b"{", b"[")) and describe_content(head):
+        raise Refused(f"{where}: this is {describe_content(head)}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
         _check_keys(content, where)
     except (ValueError, RecursionError) as error:
         raise ArtefactError(f"{where} is no valid JSON: {str(error)[:100]}") from None
     return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are there once: two readers of a double one may see two configs."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
 
 
 def _check_keys(value: Any, where: str) -> None:
@@ -262,6 +384,8 @@ def _check_keys(value: Any, where: str) -> None:
         for key, inner in value.items():
             plain = key.lstrip("_").lower()
             forbidden = plain in FORBIDDEN_KEYS or plain.startswith(FORBIDDEN_STARTS)
+            if plain.endswith("_autoset") and isinstance(inner, bool):
+                forbidden = False  # written by transformers 4.48 to 4.52: a note, names nothing
             if forbidden and inner not in (None, False, {}, []):
                 raise Refused(f"{where} says {key!r}, which can fetch or run code: remove the line")
             _check_keys(inner, where)

@@ -20,10 +20,13 @@ from typing import Any
 
 from creatok_cli import registry
 from creatok_cli.backbones import _hub_cache
+from creatok_cli.backbones._base_name import MAIN, BaseName, parse
 from creatok_cli.backbones._hub_cache import hub_login as hub_login
-from creatok_cli.backbones._vet import WEIGHTS, Vetted
+from creatok_cli.backbones._pins import Pins
+from creatok_cli.backbones._schedulers import offered
+from creatok_cli.backbones._vet import WEIGHTS, Vetted, read_index
 from creatok_cli.domain import BaseFacts
-from creatok_cli.errors import ArtefactError, DigestMismatch, ModelMissing, Refused, UnknownName
+from creatok_cli.errors import ArtefactError, DigestMismatch, ModelMissing, Refused
 from creatok_cli.hashing import canonical_json, sha256_hex
 
 ENCODERS = (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2"))
@@ -102,35 +105,22 @@ def pipelines() -> dict[str, str]:
     return known
 
 
-def resolve(name: str) -> BaseFacts:
-    """The facts of a base: a plug-in name such as `bestiary`, the path of a diffusers folder, or
-    `els:` and a folder of pictures.
+def resolve(name: str, pins: Pins | None = None) -> BaseFacts:
+    """The facts of a base, by a name as in `_base_name.py`; of a repository, the commit that `pins`
+    (else those of this machine) say, else the one that was fetched last.
 
     Raises UnknownName, ModelMissing, Refused or DigestMismatch, each with what to do.
     """
-    plugins = bases()
-    if name in plugins:
+    asked = parse(name)
+    if asked.kind == "plug-in":
         return _plugin(name)
-    backbone, colon, path = name.partition(":")
-    if (
-        colon
-        and backbone in plugins
-        and "PICTURES" in registry.describe("backbones", backbone).facts
-    ):
-        return _pictures(name, backbone, path)
-    if name.partition(":")[0] in plugins:
-        raise ModelMissing(
-            f"base {name[:80]!r}: creatok does not download bases; "
-            "fetch the repository yourself and use --base PATH"
-        )
-    if "\0" in name or not _looks_like_path(name):
-        hint = registry.did_you_mean(name, plugins)
-        known = f"{', '.join(plugins)}, or the path of a diffusers folder"
-        raise UnknownName(f"unknown base {name[:80]!r}; {hint + ' ' if hint else ''}Known: {known}")
-    folder = os.path.expanduser(name)
-    if not os.path.isdir(folder):
+    if asked.kind == "pictures":
+        return _pictures(name, asked.backbone, asked.path)
+    if asked.kind == "repo":
+        return _repository(asked, pins or Pins())
+    if not os.path.isdir(asked.path):
         raise ModelMissing(f"base {name[:200]!r}: no such folder")
-    return _folder(name, Path(folder).resolve())
+    return _folder(name, Path(asked.path).resolve(), asked=asked.backbone)
 
 
 def check_unchanged(facts: BaseFacts) -> None:
@@ -140,16 +130,11 @@ def check_unchanged(facts: BaseFacts) -> None:
     """
     folder = Path(facts.folder)
     family = _family(facts.backbone)
-    prior = _prior(folder, family) if "PRIOR_PIPELINE" in family.facts else None
-    if _digest(Vetted(folder), card(folder), prior) != facts.digest:
+    prior = _prior(Path(facts.prior_folder), family) if facts.prior_folder else None
+    if _digest(Vetted(folder, family.facts["PARTS"]), card(folder), prior) != facts.digest:
         raise DigestMismatch(
             f"{facts.folder}: the base has changed since the plan was made; run the command again"
         )
-
-
-def _looks_like_path(name: str) -> bool:
-    given = bool(re.search(r"[/\\]", name)) or name.startswith((".", "~"))
-    return given or os.path.isdir(name)
 
 
 def _plugin(name: str) -> BaseFacts:
@@ -164,11 +149,6 @@ def _plugin(name: str) -> BaseFacts:
         if not (folder / "model_index.json").is_file():
             raise ModelMissing(f"base {name}: its weights are not installed; install creatok again")
         return _folder(name, folder, plugin=name)
-    if spec.get("repo"):
-        raise ModelMissing(
-            f"base {name}: its weights are not on this machine and creatok does not download; "
-            f"fetch {spec['repo']} (licence {spec.get('licence', 'unknown')}), then --base PATH"
-        )
     if "PICTURES" in described.facts:
         raise ModelMissing(f"base {name}: name its folder of pictures: --base {name}:DIR")
     width, height = spec.get("size_px", (64, 64))
@@ -216,34 +196,87 @@ def _pictures(name: str, backbone: str, path: str) -> BaseFacts:
     )
 
 
-def _folder(name: str, folder: Path, *, plugin: str = "") -> BaseFacts:
-    """Vet a diffusers folder and read what a plan must know from its configs and model card."""
-    if not (folder / "model_index.json").is_file():
-        raise ModelMissing(f"{folder}: no model_index.json: not a diffusers folder")
-    vetted = Vetted(folder)
-    index = vetted.config("model_index.json")
+def _repository(asked: BaseName, pins: Pins) -> BaseFacts:
+    """The facts of a repository that is in the Hub's cache. Raises ModelMissing where it is not."""
+    folder = cached(asked.repo, asked.revision, pins)
+    served = pipelines().get(str(read_index(folder).get("_class_name")), "")
+    facts = registry.describe("backbones", served).facts if served else {}
+    prior = None
+    if "PRIOR_NAMES" in facts:
+        prior = cached(prior_repo(asked.repo, *facts["PRIOR_NAMES"]), MAIN, pins)
+    return _folder(asked.text, folder, asked=asked.backbone, prior=prior)
+
+
+def cached(repo: str, revision: str, pins: Pins) -> Path:
+    """The snapshot of a repository at its pin, else at the commit that was fetched last.
+
+    Raises ModelMissing.
+    """
+    name = f"{repo}@{revision}"
+    commit = pins.commit(name) or _hub_cache.cached_commit(repo, revision)
+    folder = _hub_cache.snapshot_folder(repo, commit)
+    if folder is not None:
+        return folder
+    where = pins.where(name)
+    pinned = f" at commit {commit[:12]}" + (f", which {where} says" if where else "")
+    raise ModelMissing(
+        f"{name}{pinned if commit else ''} is not on this machine (licence {usual_licence(repo)}): "
+        f"without --dry-run and --offline creatok fetches it; so does: hf download {repo}"
+        + (f" --revision {commit or revision}" if commit or revision != MAIN else "")
+    )
+
+
+def usual_licence(repo: str) -> str:
+    """What the family that knows a repository says of its licence."""
+    for name in bases():
+        spec = registry.describe("backbones", name).spec
+        if repo in (spec.get("repo"), spec.get("prior_repo")):
+            return str(spec.get("licence", "unknown"))
+    return "unknown"
+
+
+def prior_repo(repo: str, decoder: str, prior: str) -> str:
+    """The repository of the prior that belongs to a decoder's."""
+    return repo.removesuffix(decoder) + prior
+
+
+def _folder(
+    name: str, folder: Path, *, plugin: str = "", asked: str = "", prior: Path | None = None
+) -> BaseFacts:
+    """Vet a diffusers folder and read what a plan must know from its configs and model card.
+
+    `asked`: the family that it must be of. `prior`: where its prior lies, unless beside it.
+    """
+    index = read_index(folder)
     adapter = plugin or _adapter(str(index.get("_class_name")), folder)
+    if asked not in ("", adapter):
+        raise Refused(f"{folder}: this is a model for {adapter}, not for {asked}")
     own, family = registry.describe("backbones", adapter), _family(adapter)
+    vetted = Vetted(folder, family.facts["PARTS"])
     vetted.check_classes(index, family.facts["PARTS"])
+    vetted.check_whole(index, family.facts.get("NEEDED_PARTS", ()))
     vetted.check_weights(index, family.facts["PARTS"])
-    prior = _prior(folder, family) if "PRIOR_PIPELINE" in family.facts else None
-    words = prior or vetted
-    spec: dict[str, Any] = dict(family.spec) | dict(own.spec)
+    if prior is None and "PRIOR_NAMES" in family.facts:
+        prior = prior_folder(folder, *family.facts["PRIOR_NAMES"])
+    of_prior = _prior(prior, family) if prior else None
+    words = of_prior or vetted
+    spec: dict[str, Any] = dict(family.spec) | dict(own.spec) | _told(vetted, family)
     note = card(folder)
     side, multiple, largest = _geometry(vetted, int(spec["size_px"][0]))
-    dynamic = vetted.config("scheduler/scheduler_config.json").get("use_dynamic_shifting")
+    steps = vetted.config("scheduler/scheduler_config.json")
     return BaseFacts(
         name=name,
         backbone=adapter,
         folder=str(folder),
-        digest=_digest(vetted, note, prior),
-        licence=licence_of(folder, str(spec["licence"]) if plugin else "unknown"),
+        prior_folder=str(prior or ""),
+        source=_source(folder),
+        digest=_digest(vetted, note, of_prior),
+        licence=licence_of(folder, str(spec["licence"]) if plugin else _usual(folder)),
         steps=int(note.get("creatok_steps", spec["steps"])),
         guidance=float(note.get("creatok_guidance", spec["guidance"])),
         size_px=_card_size(note, folder) or (side, side),
         size_multiple=multiple,
-        # The Heun scheduler of diffusers ignores dynamic shifting and would draw something else.
-        schedulers=tuple(s for s in family.facts["SCHEDULERS"] if not (dynamic and "heun" in s)),
+        schedulers=offered(family.facts["SCHEDULERS"], steps),
         dtype=str(spec.get("dtype", "fp32")),
         max_prompt_tokens=_prompt_length(words) - 2,
         encoders=tuple(
@@ -258,12 +291,33 @@ def _folder(name: str, folder: Path, *, plugin: str = "") -> BaseFacts:
     )
 
 
+def _told(vetted: Vetted, family: registry.PluginFacts) -> dict[str, Any]:
+    """Defaults of a kind of model within the family that a config gives away; a key that is not
+    there counts as false.
+    """
+    told: dict[str, Any] = {}
+    for config, key, value, defaults in family.facts.get("DEFAULTS_WHERE", ()):
+        if vetted.config(config).get(key, False) == value:
+            told |= dict(defaults)
+    return told
+
+
+def _source(folder: Path) -> str:
+    """`owner/repo@commit` of a snapshot in the Hub's cache, empty for any other folder."""
+    repo = _hub_cache.repo_of(folder)
+    return f"{repo}@{folder.name}" if repo else ""
+
+
+def _usual(folder: Path) -> str:
+    return usual_licence(_hub_cache.repo_of(folder))
+
+
 def _denoiser_bytes(vetted: Vetted) -> int:
     """Size of the weight files that run at every step."""
     return sum(
         path.stat().st_size
         for name, path in vetted.files.items()
-        if name.startswith(("transformer/", "unet/")) and name.lower().endswith(WEIGHTS)
+        if name.startswith(("transformer/", "unet/")) and name.endswith(WEIGHTS)
     )
 
 
@@ -288,9 +342,9 @@ def prior_folder(folder: Path, decoder: str, prior: str) -> Path:
 
 
 def _prior(folder: Path, family: registry.PluginFacts) -> Vetted:
-    """The vetted prior of a decoder's folder."""
+    """The vetted folder of a prior."""
     facts = family.facts
-    vetted = Vetted(prior_folder(folder, *facts["PRIOR_NAMES"]))
+    vetted = Vetted(folder, facts["PRIOR_PARTS"])
     index = vetted.config("model_index.json")
     if index.get("_class_name") != facts["PRIOR_PIPELINE"]:
         raise Refused(

@@ -6,7 +6,7 @@ The decoder's own text encoder (XLM-R) is always given the empty prompt, as in t
 ConceptLab (Richardson et al. 2024, arXiv 2308.02669).
 
 `--base DIR` is the repository of the decoder, with the repository of the prior beside it under its
-own name, both without pickles (`*.bin`):
+own name, both without pickles (`*.bin`); from the Hub's cache each is taken by its name:
 
     models/kandinsky-2-1/        model_index.json scheduler/ unet/ movq/ text_encoder/ tokenizer/
     models/kandinsky-2-1-prior/  model_index.json scheduler/ prior/ text_encoder/ tokenizer/
@@ -45,7 +45,7 @@ PRIOR_PARTS = {
     "image_processor": ("CLIPImageProcessor", "CLIPImageProcessorFast"),
 }
 PRIOR_NAMES = ("", "-prior")
-"""How the names of the two folders end."""
+"""How the names of the two folders, or repositories, end."""
 ENCODERS = (("clip_l", "text_encoder"),)
 LORA_PARTS = ("prior", "unet")
 """What a LoRA may change."""
@@ -56,7 +56,8 @@ SCHEDULERS = ("ddim", "ddpm")
 class Spec:
     """Defaults of diffusers' pipelines and of the model card."""
 
-    repo: str = "kandinsky-community/kandinsky-2-1 and kandinsky-2-1-prior"
+    repo: str = "kandinsky-community/kandinsky-2-1"
+    prior_repo: str = "kandinsky-community/kandinsky-2-1-prior"
     licence: str = "apache-2.0"
     steps: int = 50
     guidance: float = 4.0
@@ -78,7 +79,6 @@ def build(spec: Spec, facts: BaseFacts, *, device: str, dtype: str) -> Kandinsky
 
     return Kandinsky(
         facts,
-        PRIOR_NAMES,
         reads_words=True,
         device=device,
         dtype=dtype,

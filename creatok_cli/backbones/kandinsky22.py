@@ -4,7 +4,7 @@ Razzhigaev et al. 2023 (arXiv 2310.03502), after unCLIP (Ramesh et al. 2022, arX
 Words act through the prior alone: CLIP-bigG states -> embedding of width 1280 -> latents -> MoVQ.
 
 `--base DIR` is the repository of the decoder, with the repository of the prior beside it under its
-own name, both without pickles (`*.bin`):
+own name, both without pickles (`*.bin`); from the Hub's cache each is taken by its name:
 
     models/kandinsky-2-2-decoder/  model_index.json scheduler/ unet/ movq/
     models/kandinsky-2-2-prior/    model_index.json scheduler/ prior/ text_encoder/ tokenizer/
@@ -41,7 +41,7 @@ PRIOR_PARTS = {
     "image_processor": ("CLIPImageProcessor", "CLIPImageProcessorFast"),
 }
 PRIOR_NAMES = ("-decoder", "-prior")
-"""How the names of the two folders end."""
+"""How the names of the two folders, or repositories, end."""
 ENCODERS = (("clip_g", "text_encoder"),)
 LORA_PARTS = ("prior", "unet")
 """What a LoRA may change."""
@@ -52,7 +52,8 @@ SCHEDULERS = ("ddpm", "ddim")
 class Spec:
     """Defaults of diffusers' pipelines and of the model card."""
 
-    repo: str = "kandinsky-community/kandinsky-2-2-decoder and kandinsky-2-2-prior"
+    repo: str = "kandinsky-community/kandinsky-2-2-decoder"
+    prior_repo: str = "kandinsky-community/kandinsky-2-2-prior"
     licence: str = "apache-2.0"
     steps: int = 50
     guidance: float = 4.0
@@ -74,7 +75,6 @@ def build(spec: Spec, facts: BaseFacts, *, device: str, dtype: str) -> Kandinsky
 
     return Kandinsky(
         facts,
-        PRIOR_NAMES,
         reads_words=False,
         device=device,
         dtype=dtype,

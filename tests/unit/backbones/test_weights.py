@@ -85,11 +85,11 @@ def test_names() -> None:
     assert {"bestiary", "sd3"} <= set(_weights.bases())
     with pytest.raises(UnknownName, match='did you mean "bestiary"'):
         _weights.resolve("bestiari")
-    with pytest.raises(ModelMissing, match="--base PATH") as caught:
+    with pytest.raises(ModelMissing, match=r"hf download stabilityai/.*diffusers$") as caught:
         _weights.resolve("sd3")
     assert caught.value.code == 4
-    with pytest.raises(ModelMissing, match="does not download"):
-        _weights.resolve("sd3:owner/repo@main")
+    with pytest.raises(ModelMissing, match=r"owner/repo@v2 is not on this machine"):
+        _weights.resolve("sd3:owner/repo@v2")
     for path in ("./nowhere", "/no/such/folder", "~/none-such"):
         with pytest.raises(ModelMissing, match="no such folder"):
             _weights.resolve(path)
@@ -248,7 +248,7 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 ZOO: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "pickle bin": (put_pickle("text_encoder/pytorch_model.bin"), "pickle"),
     "pickle pt": (put_pickle("vae/model.pt"), "pickle"),
-    "pickle ckpt": (put_pickle("model.ckpt"), "pickle"),
+    "pickle ckpt": (put_pickle("vae/model.ckpt"), "pickle"),
     "pickle upper case": (put_pickle("vae/MODEL.BIN"), "pickle"),
     "pickle as weights": (put_pickle(WEIGHTS), "pickle"),
     "pickle as .SAFETENSORS": (put_pickle("vae/x.SAFETENSORS"), "pickle"),
