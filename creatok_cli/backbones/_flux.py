@@ -8,7 +8,7 @@ picture from CPU generators, and nothing here prints or reads the network.
 
 Deviates: true guidance is one call of 2B rows, not two calls. Guidance of a denoiser without that
 input is true guidance; the pipeline ignores it. Positions stay in f32: bf16 rounds those beyond
-4096 pixels. Pictures to begin from heed `use_flow_sigmas`, as the other pipeline does.
+4096 pixels.
 
 Does not: know plans, batches or seeds beyond the list it is given.
 """
@@ -172,23 +172,22 @@ class FluxImage:
             )[0]
             return guided(found, scale) if is_guided else found
 
-        schedule = self._flow.schedule(scheduler, steps, height * width, sigmas=self._sigmas(steps))
+        schedule = self._flow.schedule(scheduler, steps, height * width, sigmas=sigmas(steps))
         times, latents = begin(
             schedule, steps, latents, start, lambda pixels: pack(self._vae.encode(pixels, seeds))
         )
         for drawn in walk(schedule, times, latents, seeds, flow):
             yield unpack(drawn, height, width)
 
-    def _sigmas(self, steps: int) -> Sequence[float] | None:
-        """Noise levels before the shift: 1, ..., 1 / steps, as the pipeline names them."""
-        if self._flow.config.get("use_flow_sigmas"):
-            return None
-        fall = (1 / steps - 1) / max(steps - 1, 1)
-        return [*(1 + index * fall for index in range(steps - 1)), 1 / steps]
-
     def decode(self, latents: Tensor, *, precise: bool = False) -> Tensor:
         """[b 3 H W] f32 in [-1, 1]; values that are not finite come out as NaN."""
         return self._vae.decode(latents, precise=precise)
+
+
+def sigmas(steps: int) -> list[float]:
+    """Noise levels before the shift: 1, ..., 1 / steps, as the pipeline names them."""
+    fall = (1 / steps - 1) / max(steps - 1, 1)
+    return [*(1 + index * fall for index in range(steps - 1)), 1 / steps]
 
 
 def pack(latents: Tensor) -> Tensor:
