@@ -23,10 +23,11 @@ def build_tiny_sd3(
     t5: bool = False,
     zero_rows: int | None = 0,
     scheduler: dict[str, Any] | None = None,
+    transformer: dict[str, Any] | None = None,
     dtype: str = "float32",
 ) -> Path:
     """A StableDiffusion3Pipeline folder. `legacy_eos` writes `eos_token_id: 2` into the encoders'
-    configs.
+    configs; `transformer` are more arguments of the denoiser, as in SD3.5.
     """
     import torch
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
@@ -39,19 +40,20 @@ def build_tiny_sd3(
         for part, width, layers in (("text_encoder", 16, 2), ("text_encoder_2", 24, 3)):
             eos = 2 if legacy_eos else vocabulary - 1
             _clip(width, layers, vocabulary, eos).to(kind).save_pretrained(folder / part)
-        transformer = SD3Transformer2DModel(
-            sample_size=8,
-            patch_size=2,
-            in_channels=4,
-            out_channels=4,
-            num_layers=2,
-            attention_head_dim=8,
-            num_attention_heads=4,
-            caption_projection_dim=32,
-            joint_attention_dim=JOINT,
-            pooled_projection_dim=40,
-            pos_embed_max_size=12,
-        )
+        usual = {
+            "sample_size": 8,
+            "patch_size": 2,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 2,
+            "attention_head_dim": 8,
+            "num_attention_heads": 4,
+            "caption_projection_dim": 32,
+            "joint_attention_dim": JOINT,
+            "pooled_projection_dim": 40,
+            "pos_embed_max_size": 12,
+        }
+        denoiser = SD3Transformer2DModel(**(usual | (transformer or {})))
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
@@ -64,7 +66,7 @@ def build_tiny_sd3(
             use_quant_conv=False,
             use_post_quant_conv=False,
         )
-        for name, model in (("transformer", transformer), ("vae", vae)):
+        for name, model in (("transformer", denoiser), ("vae", vae)):
             model.to(kind).save_pretrained(folder / name)
         FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | (scheduler or {}))).save_pretrained(
             folder / "scheduler"

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from creatok_cli.backbones import _weights, sd3
+from creatok_cli.backbones.base import Start
+from creatok_cli.seeds import generator
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROMPTS = [
@@ -42,6 +44,18 @@ def plain_pipeline(folder: Path, dtype: str) -> Any:
 
 PLAIN: dict[str, Any] = {}
 T5: dict[str, Any] = {"t5": True}
+MEDIUM: dict[str, Any] = {
+    "transformer": {
+        "qk_norm": "rms_norm",
+        "dual_attention_layers": (0,),
+        "pos_embed_max_size": 384,
+    }
+}
+"""SD3.5 medium; large has the norm alone."""
+LARGE: dict[str, Any] = {
+    "transformer": {"qk_norm": "rms_norm", "pos_embed_max_size": 192},
+    "zero_rows": None,
+}
 CASES = [
     (PLAIN, "fp32", 4.0, "flow-match-euler"),
     (PLAIN, "bf16", 4.0, "flow-match-euler"),
@@ -56,6 +70,10 @@ CASES = [
     ({"dtype": "float16"}, "fp32", 4.0, "flow-match-euler"),
     ({"scheduler": {"use_dynamic_shifting": True}}, "fp32", 4.0, "flow-match-euler"),
     ({"scheduler": {"use_karras_sigmas": True}}, "fp32", 4.0, "flow-match-euler"),
+    (MEDIUM | T5, "fp32", 4.0, "flow-match-euler"),
+    (MEDIUM, "bf16", 4.0, "flow-match-heun"),
+    (LARGE, "fp32", 4.0, "flow-match-euler"),
+    (LARGE, "fp32", 0.0, "flow-match-euler"),  # as large turbo is drawn
 ]
 
 
@@ -113,6 +131,67 @@ def test_latents_are_identical(
     assert (pixels * 0.5 + 0.5 - shown).abs().max() <= tolerance
     assert pixels.dtype == torch.float32
     assert pixels.shape == (8, 3, 32, 48)
+
+
+STARTS = [
+    (PLAIN, 0.6, "flow-match-euler"),
+    (PLAIN, 1.0, "flow-match-heun"),
+    (MEDIUM, 0.3, "flow-match-heun"),
+    ({"scheduler": {"use_dynamic_shifting": True}}, 0.5, "flow-match-euler"),
+]
+
+
+@pytest.mark.parametrize(("variant", "strength", "scheduler"), STARTS, ids=str)
+def test_a_start_from_pictures_is_that_of_diffusers(
+    tiny_folders: Callable[..., Path],
+    variant: dict[str, Any],
+    strength: float,
+    scheduler: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from diffusers import FlowMatchHeunDiscreteScheduler, StableDiffusion3Img2ImgPipeline
+    from diffusers.pipelines.stable_diffusion_3 import pipeline_stable_diffusion_3_img2img as module
+
+    folder = tiny_folders(**variant)
+    pipe = StableDiffusion3Img2ImgPipeline(**plain_pipeline(folder, "fp32").components)
+    pipe.set_progress_bar_config(disable=True)
+    if scheduler == "flow-match-heun":
+        pipe.scheduler = FlowMatchHeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    facts = _weights.resolve(str(folder))
+    backbone = sd3.build(sd3.Spec(), facts, device="cpu", dtype="fp32")
+    seeds = list(range(len(PROMPTS)))
+    pixels = torch.rand((8, 3, 32, 48), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    noise = backbone.image.noise(seeds, (48, 32))
+    with torch.inference_mode():
+        steps = list(
+            backbone.image.denoise(
+                noise,
+                backbone.text.encode(PROMPTS, []),
+                negative=backbone.text.encode(["red"] * 8, []),
+                steps=4,
+                guidance=4.0,
+                scheduler=scheduler,
+                options=(),
+                seeds=seeds,
+                start=Start(pixels, strength),
+            )
+        )
+    assert len(steps) == {1.0: 4, 0.6: 3, 0.5: 2, 0.3: 2}[strength]
+    monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: noise)
+    latents = pipe(
+        prompt=PROMPTS,
+        negative_prompt=["red"] * 8,
+        image=pixels * 0.5 + 0.5,
+        strength=strength,
+        num_inference_steps=4,
+        guidance_scale=4.0,
+        width=48,
+        height=32,
+        max_sequence_length=0,
+        generator=[generator(seed, "start") for seed in seeds],
+        output_type="latent",
+    ).images
+    assert (steps[-1] - latents).abs().max() < 1e-4
 
 
 def test_a_sampler_that_draws_uses_one_generator_per_picture(
