@@ -10,9 +10,12 @@ from pathlib import Path
 
 from tests.tiny import build_tiny_kandinsky, build_tiny_sd3
 from tests.tiny_flux import build_tiny_flux
+from tests.tiny_unet import build_tiny_sd15, build_tiny_sdxl
 
 TINY: Mapping[str, Callable[[Path], Path]] = {
     "FluxPipeline": lambda place: build_tiny_flux(place / "flux"),
+    "StableDiffusionPipeline": lambda place: build_tiny_sd15(place / "sd15"),
+    "StableDiffusionXLPipeline": lambda place: build_tiny_sdxl(place / "sdxl"),
     "StableDiffusion3Pipeline": lambda place: build_tiny_sd3(place / "sd3"),
     "KandinskyPipeline": lambda place: build_tiny_kandinsky(place, version="2.1"),
     "KandinskyV22Pipeline": lambda place: build_tiny_kandinsky(place, version="2.2"),
