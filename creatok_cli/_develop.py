@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from creatok_cli._conditions import Counters
+from creatok_cli._stages import DECODE, TO_HOST, Stages, timed
 from creatok_cli.backbones.base import ImageSide
 from creatok_cli.domain import FailureKind
 
@@ -35,14 +36,21 @@ class Picture:
     notes: tuple[str, ...]
 
 
-def develop(side: ImageSide, latents: Tensor, count: int, counters: Counters) -> list[Picture]:
+def develop(
+    side: ImageSide,
+    latents: Tensor,
+    count: int,
+    counters: Counters,
+    stages: Stages | None = None,
+) -> list[Picture]:
     """Decode a whole batch and judge its first `count` rows.
 
     A row whose latents are finite but whose pixels are not is taken from a second decode in fp32;
     the other rows keep their bytes.
     """
     alive = latents.isfinite().flatten(1).all(1)[:count]
-    pixels = side.decode(latents)[:count]
+    with timed(stages, DECODE):
+        pixels = side.decode(latents)[:count]
     counters.add(decodes=1)
     broken = ~pixels.isfinite().flatten(1).all(1) & alive
     if bool(broken.any()):
@@ -50,7 +58,8 @@ def develop(side: ImageSide, latents: Tensor, count: int, counters: Counters) ->
         counters.add(decodes=1)
         pixels = torch.where(broken[:, None, None, None], precise, pixels)
     sound = pixels.isfinite().flatten(1).all(1)
-    levels = to_levels(pixels).cpu()
+    with timed(stages, TO_HOST):
+        levels = to_levels(pixels).cpu()
     spans = (levels.amax((1, 2)).int() - levels.amin((1, 2)).int()).amax(1)
     pictures: list[Picture] = []
     rows = zip(alive.tolist(), sound.tolist(), spans.tolist(), broken.tolist(), strict=True)

@@ -50,8 +50,14 @@ class Machine:
     device: str = "auto"
     """auto, cpu, mps, cuda or cuda:INDEX."""
     executor: str = "local"
-    batch_size: int | None = None
-    """Pictures drawn together; None is auto."""
+    batch_size: int | Literal["probe"] | None = None
+    """Pictures drawn together; None is auto, `probe` is measured on the device."""
+    vram: float | None = None
+    """GiB of the device's memory to take at most; below 0 what stays free; None for all."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether the denoiser is compiled; auto is for long plans on CUDA."""
+    offline: bool = False
+    """Whether even the step that fetches a base may not connect."""
     out: Path | None = None
     """Output folder; None is out/ and the name of the sheet."""
     progress: Literal["auto", "bar", "plain", "none"] = "auto"
@@ -59,8 +65,10 @@ class Machine:
     def __post_init__(self) -> None:
         if not _DEVICE.fullmatch(self.device):
             raise ValueError("device: expected auto, cpu, mps, cuda or cuda:INDEX")
-        if self.batch_size is not None and not 1 <= self.batch_size <= 4096:
-            raise ValueError("batch_size: expected auto or a whole number from 1 to 4096")
+        if isinstance(self.batch_size, int) and not 1 <= self.batch_size <= 4096:
+            raise ValueError("batch_size: expected auto, probe or a whole number from 1 to 4096")
+        if self.vram is not None and not (0 < abs(self.vram) <= 4096):
+            raise ValueError("vram: expected GiB, such as 8, or -2 to keep 2 GiB free")
 
 
 def cores() -> int:
@@ -79,8 +87,8 @@ def machine(
     """The machine settings: default < user file < project file < environment < flags.
 
     Flags that are None were not given. Variables are CREATOK_DEVICE, CREATOK_EXECUTOR,
-    CREATOK_BATCH_SIZE, CREATOK_OUT and CREATOK_PROGRESS. Raises InputError, naming the file or
-    variable.
+    CREATOK_BATCH_SIZE, CREATOK_VRAM, CREATOK_COMPILE, CREATOK_OFFLINE, CREATOK_OUT and
+    CREATOK_PROGRESS. Raises InputError, naming the file or variable.
     """
     variables = os.environ if environment is None else environment
     merged: dict[str, Any] = {}
@@ -90,7 +98,10 @@ def machine(
     for name in (f.name for f in fields(Machine)):
         variable = f"{APP.upper()}_{name.upper()}"
         if variables.get(variable):
-            merged |= _checked({name: variables[variable]}, variable)
+            given = variables[variable]
+            if name == "offline":
+                given = _SWITCHES.get(given.lower(), given)
+            merged |= _checked({name: given}, variable)
     merged |= _checked(
         {key: value for key, value in flags.items() if value is not None}, "command line"
     )
@@ -195,6 +206,8 @@ def _short(value: Any) -> str:
 
 
 _BOOLEANS = {"true": True, "false": False}
+_SWITCHES = {"1": "true", "on": "true", "yes": "true", "0": "false", "off": "false", "no": "false"}
+"""How the variables of the Hugging Face libraries say it."""
 _WORDS = {
     bool: "true or false",
     int: "a whole number",

@@ -277,6 +277,16 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fetching:
+    """Bytes of a base have come; sent a few times a second while it is fetched."""
+
+    name: str
+    """`owner/repo`."""
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageWritten:
     """A picture is published and its manifest line is on disk."""
 
@@ -460,6 +470,7 @@ class ExploreSummary:
 Event = (
     Planned
     | Stage
+    | Fetching
     | ImageWritten
     | JobFailed
     | Notice

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from PIL.Image import Image
@@ -34,13 +34,19 @@ from creatok_cli import __version__, registry
 from creatok_cli._conditions import Conditions, Counters, Shelf, texts
 from creatok_cli._develop import develop, to_image
 from creatok_cli._gate import Gate
+from creatok_cli._means import Means
+from creatok_cli._stages import CONDITION, DENOISE, LOAD, Stages, timed
+from creatok_cli._starts import Starts
 from creatok_cli._trouble import answers, free, kind_of, say, with_room
 from creatok_cli.backbones.base import (
     Backbone,
     Conditioning,
+    Fit,
     ImageSide,
+    Room,
     fixed_threads,
     own_threads,
+    reads_negative,
 )
 from creatok_cli.domain import (
     BaseFacts,
@@ -67,6 +73,8 @@ from creatok_cli.errors import (
 from creatok_cli.tokens.lora import read_lora
 
 Outcome = Rendered | Failed
+STORAGE = "storage"
+"""The option that says how weights are kept; it belongs to the open base, not to `denoise`."""
 
 
 class Stop(Protocol):
@@ -100,17 +108,38 @@ class _Open:
     key: tuple[object, ...]
     backbone: Backbone
     conditions: Conditions
+    fit: Fit
+    is_stored: bool
+    """Whether weights are cast while they work, which only one thread at a time may do."""
     side: ImageSide | None = None
     """None until it is read, and while encoding may have dropped it."""
+
+    @property
+    def is_light(self) -> bool:
+        """Whether several batches may be drawn at once."""
+        is_still = not self.is_stored and self.fit.room.rung == "full"
+        return self.backbone.facts.threads > 0 and is_still
+
+    @property
+    def compiled(self) -> tuple[tuple[str, str], ...]:
+        """What compiling adds to the stack that decides bytes."""
+        return (("compiled", "blocks"),) if self.fit.room.is_compiled else ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How a picture came to be, where memory was short."""
+        rung = self.fit.room.rung
+        return () if rung == "full" else (f"memory: {rung}",)
 
 
 class Renderer:
     """Draws batches and keeps the last base open. Pickles without what is open and without the
     stop.
 
-    `tokens` maps artefact ids to token files, `loras` digests to LoRA files; `threads` fixes the
-    CPU threads of torch, None leaves them to the facts of the base, else to torch's choice where
-    the Renderer is made.
+    `tokens` maps artefact ids to token files, `loras` digests to LoRA files, `pictures` digests to
+    the pictures that jobs begin from; `threads` fixes the CPU threads of torch, None leaves them to
+    the facts of the base, else to torch's choice where the Renderer is made. Without `means` bases
+    live wholly on the device; `stages` are timed where they are given.
     """
 
     def __init__(
@@ -120,47 +149,57 @@ class Renderer:
         device: str = "cpu",
         tokens: Mapping[str, str] | None = None,
         loras: Mapping[str, str] | None = None,
+        pictures: Mapping[str, str] | None = None,
         threads: int | None = None,
         stop: Stop | None = None,
         counters: Counters | None = None,
+        means: Means | None = None,
+        stages: Stages | None = None,
     ) -> None:
         self._open_backbone, self._device, self._files = open_backbone, device, dict(tokens or {})
-        self._loras = dict(loras or {})
+        self._loras, self._pictures = dict(loras or {}), dict(pictures or {})
         self._threads, self._stop, self._own = threads, stop, own_threads()
+        self._means, self._stages = means, stages
         self._plan: Plan | None = None
+        self._pictures_of: dict[tuple[object, ...], int] = {}
         self.counters = counters or Counters()
         self._start()
 
     def _start(self) -> None:
-        self._shelf = Shelf(self._files)
+        self._shelf, self._starts = Shelf(self._files), Starts(self._pictures)
         self._gate = Gate()
         self._open: _Open | None = None
         self._smaller: dict[Group, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_open_backbone", "_device", "_files", "_loras", "_threads", "_own", "_plan")
-        kept = (*kept, "counters")
+        kept = (*kept, "_pictures", "_pictures_of", "_means", "counters")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _stop=None)
+        self.__dict__.update(state, _stop=None, _stages=None)
         self._start()
 
-    def prepare(self, plan: Plan) -> None:
-        """Tell what will be drawn, so that prompts are encoded together and the encoders dropped.
-        Costs nothing.
+    def prepare(self, plan: Plan, whole: Plan | None = None) -> None:
+        """Tell what will be drawn, so that prompts are encoded together and the encoders dropped,
+        and of which plan it is a part: that one decides what is worth compiling. Costs nothing.
         """
         self._plan = plan
+        self._pictures_of = {}
+        for batch in (whole or plan).batches:
+            key = _open_key(batch.group)
+            self._pictures_of[key] = self._pictures_of.get(key, 0) + len(batch.jobs)
 
     def check(self, plan: Plan) -> tuple[Notice, ...]:
-        """Warnings about prompts that will be cut. Opens tokenizers and token files, reads no
-        weights.
+        """How bases will live in memory, and prompts that will be cut. Opens tokenizers and token
+        files, reads no weights. Raises OutOfMemory where a base fits in no way.
         """
         with self._gate.alone(-1):
             return tuple(self._cuts(plan))
 
     def _cuts(self, plan: Plan) -> Iterator[Notice]:
         told: set[tuple[str, str]] = set()
+        lodged: set[tuple[object, ...]] = set()
         said: set[str] = set()
         for batch in plan.batches:
             fresh = [
@@ -170,7 +209,12 @@ class Renderer:
                 if (batch.group.base_digest, text) not in told
             ]
             told.update((batch.group.base_digest, text) for text in fresh)
-            backbone = self._opened(batch.group).backbone
+            one = self._opened(batch.group)
+            backbone = one.backbone
+            if one.key not in lodged and one.fit.message:
+                level: Literal["warning", "info"] = "warning" if one.fit.is_tight else "info"
+                yield Notice(level=level, message=one.fit.message)
+            lodged.add(one.key)
             if fresh and backbone.text is not None:
                 tokens = self._shelf.tokens(batch.group.tokens, backbone)
                 for text, cut in zip(fresh, backbone.text.cut(fresh, tokens), strict=True):
@@ -211,7 +255,7 @@ class Renderer:
                     return
         with self._gate.alone(batch.index) as share:
             one = self._opened(batch.group)
-            alone = alone or not one.backbone.facts.threads
+            alone = alone or not one.is_light
             with fixed_threads(self._count(one)):
                 self._furnish(one, batch)
                 if not alone:
@@ -220,19 +264,21 @@ class Renderer:
 
     def _is_ready(self, one: _Open, batch: Batch) -> bool:
         """Whether a batch can be drawn beside others without changing anything."""
-        is_light = one.backbone.facts.threads > 0 and one.side is not None
-        return is_light and one.key == _open_key(batch.group) and one.conditions.holds(batch.jobs)
+        is_open = one.is_light and one.side is not None
+        return is_open and one.key == _open_key(batch.group) and one.conditions.holds(batch.jobs)
 
     def _furnish(self, one: _Open, batch: Batch) -> None:
         """See that prompts are encoded and the image side is there. Only alone."""
         if not one.conditions.holds(batch.jobs):
             one.side = None
-            one.conditions.fill(batch.jobs)
+            with timed(self._stages, CONDITION):
+                one.conditions.fill(batch.jobs)
         if one.side is None:
             backbone = one.backbone
-            one.side = with_room(
-                lambda: backbone.image, lambda: backbone.release("text"), self._device
-            )
+            with timed(self._stages, LOAD):
+                one.side = with_room(
+                    lambda: backbone.image, lambda: backbone.release("text"), self._device
+                )
         if one.side is None:
             raise InputError(f"base {one.backbone.facts.name} has no image side")
 
@@ -244,11 +290,9 @@ class Renderer:
     def _outcomes(self, one: _Open, batch: Batch, *, may_halve: bool) -> list[Outcome] | None:
         """One outcome per job, or None when memory is short and the batch may not be halved."""
         outcomes: dict[int, Outcome] = {}
+        no_start = "" if one.backbone.facts.can_start else "this base cannot start from a picture"
         for index, job in enumerate(batch.jobs):
-            no_picture = (
-                "this base cannot start from a picture" if job.init_image is not None else ""
-            )
-            message = one.conditions.fault(job) or no_picture
+            message = one.conditions.fault(job) or (no_start if job.init_image else "")
             if message:
                 outcomes[index] = _failed(job, "error", message)
         sound = [index for index in range(len(batch.jobs)) if index not in outcomes]
@@ -284,12 +328,16 @@ class Renderer:
             backbone = self._open_backbone(group)
             if worn:
                 backbone.wear(worn)
-            batches: tuple[Batch, ...] = self._plan.batches if self._plan else ()
-            coming = (
-                job for batch in batches if _open_key(batch.group) == key for job in batch.jobs
-            )
+            if group.storage:
+                backbone.store(group.storage)
+            planned = self._plan.batches if self._plan else ()
+            batches = [batch for batch in planned if _open_key(batch.group) == key]
+            fit = Fit(Room())
+            if self._means is not None:
+                fit = self._means.lodge(backbone, batches, self._pictures_of.get(key, 0))
+            coming = (job for batch in batches for job in batch.jobs)
             conditions = Conditions(backbone, self._shelf, self.counters, coming, self._heed)
-            self._open = _Open(key, backbone, conditions)
+            self._open = _Open(key, backbone, conditions, fit, bool(group.storage))
             self.counters.add(opened=1)
         return self._open
 
@@ -343,23 +391,30 @@ class Renderer:
         first, seeds = padded[0], [job.seed for job in padded]
         rows = [one.conditions.rows(job) for job in padded]
         cond = Conditioning.stack([row[0] for row in rows])
-        negative = Conditioning.stack([row[1] for row in rows]) if first.guidance > 1 else None
+        negative = None
+        if reads_negative(first.guidance, first.options):
+            negative = Conditioning.stack([row[1] for row in rows])
+        start = self._starts.start(first, size)
+        options = tuple(each for each in first.options if each[0] != STORAGE)
         with torch.inference_mode():
             latents = noise = side.noise(seeds, first.size_px)
-            for latents in side.denoise(  # noqa: B007 - the last one is the picture
-                noise,
-                cond,
-                negative=negative,
-                steps=first.steps,
-                guidance=first.guidance,
-                scheduler=first.scheduler,
-                options=first.options,
-                seeds=seeds,
-            ):
-                self.counters.add(forwards=1)
-                self._heed()
-            pictures = develop(side, latents, len(jobs), self.counters)
-            told = _origins(side, latents[: len(jobs)], first.options)
+            with timed(self._stages, DENOISE):
+                for latents in side.denoise(  # noqa: B007 - the last one is the picture
+                    noise,
+                    cond,
+                    negative=negative,
+                    steps=first.steps,
+                    guidance=first.guidance,
+                    scheduler=first.scheduler,
+                    options=options,
+                    seeds=seeds,
+                    # Not even named for bases that know none.
+                    **({} if start is None else {"start": start}),
+                ):
+                    self.counters.add(forwards=1)
+                    self._heed()
+            pictures = develop(side, latents, len(jobs), self.counters, self._stages)
+            told = _origins(side, latents[: len(jobs)], options)
         seconds = (time.perf_counter() - started) / len(jobs)
         outcomes: list[Outcome] = []
         for job, row, picture, (own, maps) in zip(
@@ -373,11 +428,12 @@ class Renderer:
                 batch_class=batch_class,
                 batch_effective=size,
                 seconds=seconds,
-                versions=stack_versions(self._count(one)),
-                notes=picture.notes,
+                versions=(*stack_versions(self._count(one)), *one.compiled),
+                notes=(*picture.notes, *one.notes),
             )
             facts = [("base", base_label(backbone.facts.name)), ("licence", backbone.facts.licence)]
             facts += [("prompt_cut", row[0].cut[0])] if any(row[0].cut) else []
+            facts += [("init_image", self._starts.name(job.init_image))] if job.init_image else []
             image = to_image(picture.levels)
             outcomes.append(
                 Rendered(
@@ -397,7 +453,7 @@ class Renderer:
 
 def _open_key(group: Group) -> tuple[object, ...]:
     """What must be reopened when it changes; tokens do not, they only enter conditions."""
-    return group.base_digest, group.dtype, group.weights
+    return group.base_digest, group.dtype, group.weights, group.storage
 
 
 def _origins(

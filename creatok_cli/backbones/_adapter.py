@@ -60,7 +60,7 @@ class Loader:
                 wear(model, part, self.loras)
             _storage.cast(model, storage, dtype)
             model = place(model, part, rung, self.seat, self.device)
-            if self.room.is_compiled and part in DENOISERS and rung == "full" and not storage:
+            if self.room.is_compiled and part in DENOISERS:
                 compile_blocks(model)
             return model
 

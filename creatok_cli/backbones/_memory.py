@@ -281,12 +281,14 @@ def make_room(
 ) -> Fit:
     """How a base is to live on a device. Raises OutOfMemory."""
     spare = spare_bytes(device, vram_gib)
+    compiled = compiled and not storage
     found = [needs(folders, dtype, load, storage) for load in loads] if spare is not None else []
     known = [each for each in found if each is not None]
     if spare is None or not known:
         return Fit(Room(is_compiled=compiled))
     fit = choose(known, spare, what=f"{name} in {dtype}", device=device)
-    return replace(fit, room=replace(fit.room, is_compiled=compiled))
+    room = replace(fit.room, is_compiled=compiled and fit.room.rung == "full")
+    return replace(fit, room=room)
 
 
 def _gib(size: int) -> str:

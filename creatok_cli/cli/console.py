@@ -35,6 +35,7 @@ from creatok_cli.domain import (
     LearnSummary,
     Notice,
     Planned,
+    Profile,
     Summary,
     TokenFused,
 )
@@ -108,6 +109,7 @@ class Report:
         self._made: list[str] = []
         """Files of tokens and LoRAs."""
         self._failures: list[JobFailed] = []
+        self._profile: Profile | None = None
 
     def begin(self, kind: ProgressKind, *, quiet: bool, resume: str) -> None:
         """A workflow is about to start. `resume` is the command that would go on after a stop."""
@@ -150,6 +152,8 @@ class Report:
                 self._failures.append(event)
             case TokenFused():
                 self._made += [event.path] if event.path else []
+            case Profile():
+                self._profile = event
             case Found():
                 self._made += [path for path in (event.path, event.lora) if path]
             case Notice(level=level, message=message) if not self.json_lines and (
@@ -268,6 +272,8 @@ class Report:
         err = Silence(self.err)
         if summary.planned or not summary.code:
             err.say(summary_line(summary))
+        for line in profile_lines(self._profile) if self._profile is not None else ():
+            err.say(line)
         if summary.code and summary.planned:
             for failure in self._failures[:LISTED_FAILURES]:
                 err.say(f"  {failure_line(failure)}")
@@ -334,6 +340,22 @@ def explored_line(summary: ExploreSummary) -> str:
     finds = f"{summary.finds} find{'' if summary.finds == 1 else 's'}"
     among = f" among {summary.looked_at:,} looked at" if summary.looked_at else ""
     return f"{finds}{among}, in {summary.out}, in {duration(summary.seconds)}"
+
+
+def profile_lines(profile: Profile) -> list[str]:
+    """Lines for people: how busy the device was, a line per stage, and how full the writers."""
+    lanes = f" with {profile.lanes} threads" if profile.lanes > 1 else ""
+    lines = [
+        f"profile: {profile.device} was busy {profile.busy:.0%} of {duration(profile.seconds)} of "
+        f"drawing{lanes}"
+    ]
+    total = sum(seconds for _, seconds, _ in profile.stages) or 1.0
+    for stage, seconds, times in profile.stages:
+        each = seconds / times
+        told = f"{each:.2f} s" if each >= 1 else f"{1000 * each:.3g} ms"
+        lines.append(f"  {stage:<10}{seconds:>9.2f} s {seconds / total:>6.1%}  {times} x {told}")
+    lines.append(f"  at most {profile.queued} of {profile.queue} pictures waited for the writers")
+    return lines
 
 
 def summary_line(summary: Summary) -> str:

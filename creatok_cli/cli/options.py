@@ -18,6 +18,7 @@ import typer
 from creatok_cli.errors import InputError
 
 MAX_BATCH = 4096
+MAX_VRAM_GIB = 4096
 MEASURED = "What is measured of it"
 PIXELS, RUN, REPORT, INSTEAD = "What is drawn", "How it runs", "What it tells", "Instead of a sheet"
 LEARNED, OPTIMISED = "What is learned", "How it is learned"
@@ -39,7 +40,19 @@ Base = Annotated[
         "--base",
         metavar="BASE",
         rich_help_panel=PIXELS,
-        help="Draw with this base instead of the sheet's: bestiary, or a diffusers SD3 folder.",
+        help="Draw with this base instead of the sheet's: bestiary, sd15, sdxl, sd3, flux, "
+        "kandinsky22, OWNER/REPO[@REVISION], a diffusers folder, or a .safetensors file.",
+    ),
+]
+SheetPreset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME|FILE",
+        rich_help_panel=PIXELS,
+        help="A base with its LoRAs and settings, such as bases/hyper-sdxl-4. The sheet wins over "
+        "it.",
+        show_default=False,
     ),
 ]
 Sets = Annotated[
@@ -93,9 +106,39 @@ BatchSize = Annotated[
     str | None,
     typer.Option(
         "--batch-size",
-        metavar="N|auto",
+        metavar="N|auto|probe",
         rich_help_panel=RUN,
-        help="Pictures drawn together; fixed for the life of an output folder. Without it: auto.",
+        help="Pictures drawn together; fixed for the life of an output folder. probe measures what "
+        "is quickest here, once. Without it: auto.",
+    ),
+]
+Vram = Annotated[
+    float | None,
+    typer.Option(
+        "--vram",
+        metavar="GIB",
+        rich_help_panel=RUN,
+        help="Take at most this much memory of the device; -2 keeps 2 GiB free. Without it: all.",
+        show_default=False,
+    ),
+]
+Compile = Annotated[
+    Literal["auto", "on", "off"] | None,
+    typer.Option(
+        "--compile",
+        rich_help_panel=RUN,
+        help="Compile the denoiser's blocks. Without it: auto, on CUDA for more than 30 pictures.",
+        show_default=False,
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        metavar="",
+        rich_help_panel=RUN,
+        help="Fetch nothing: an error where a base is not on this machine. Nothing connects while "
+        "pictures are drawn, with or without it.",
     ),
 ]
 Executor = Annotated[
@@ -197,7 +240,7 @@ LearnBase = Annotated[
         "--base",
         metavar="BASE",
         rich_help_panel=LEARNED,
-        help="Learn for this base: bestiary, or a diffusers SD3 folder.",
+        help="Learn for this base: bestiary, sd3, OWNER/REPO[@REVISION], or a folder.",
     ),
 ]
 Preset = Annotated[
@@ -392,7 +435,7 @@ FuseBase = Annotated[
         "--base",
         metavar="BASE",
         rich_help_panel=FUSED,
-        help="Fuse for this base: bestiary, or a diffusers SD3 folder.",
+        help="Fuse for this base: bestiary, sd3, OWNER/REPO[@REVISION], or a folder.",
     ),
 ]
 Sweep = Annotated[
@@ -603,6 +646,15 @@ Json = Annotated[
         help="One event per line on standard output as JSON; the last one is the summary.",
     ),
 ]
+Profile = Annotated[
+    bool,
+    typer.Option(
+        "--profile",
+        metavar="",
+        rich_help_panel=REPORT,
+        help="Tell at the end where the time of drawing went, and how busy the device was.",
+    ),
+]
 Progress = Annotated[
     Literal["auto", "bar", "plain", "none"] | None,
     typer.Option(
@@ -658,17 +710,27 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     return part, of
 
 
-def parse_batch_size(text: str | None) -> int | Literal["auto"] | None:
-    """A number from 1 to 4096, `auto`, or None where the flag was not given."""
+def parse_batch_size(text: str | None) -> int | Literal["auto", "probe"] | None:
+    """A number from 1 to 4096, `auto`, `probe`, or None where the flag was not given."""
     if text is None:
         return None
     if text == "auto":
         return "auto"
+    if text == "probe":
+        return "probe"
     if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_BATCH:
         raise InputError(
-            f"--batch-size: found {text!r}, expected auto or a whole number from 1 to {MAX_BATCH}"
+            f"--batch-size: found {text!r}, expected auto, probe or a whole number from 1 to "
+            f"{MAX_BATCH}"
         )
     return int(text)
+
+
+def parse_vram(gib: float | None) -> float | None:
+    """GiB to take, or below 0 to leave; None where the flag was not given."""
+    if gib is not None and not 0 < abs(gib) <= MAX_VRAM_GIB:
+        raise InputError(f"--vram: found {gib:g}, expected GiB such as 8, or -2 to keep 2 GiB free")
+    return gib
 
 
 def parse_report(text: str | None) -> Path | None:

@@ -62,6 +62,7 @@ def _group(job: Job) -> Group:
         dtype=job.dtype,
         tokens=job.tokens,
         weights=job.weights,
+        storage=str(dict(job.options).get("storage", "")),
     )
 
 

@@ -42,7 +42,10 @@ class WriterPool:
         self._sinks: list[tuple[Sink, AbstractContextManager[Any]]] = [
             (sink, nullcontext() if parallel else Lock()) for sink, parallel in sinks
         ]
-        self._queue: Queue[Rendered | Failed | None] = Queue(maxsize=max(1, limit))
+        self.limit = max(1, limit)
+        self.most_queued = 0
+        """High water of the queue: at `limit` drawing has waited for the writers."""
+        self._queue: Queue[Rendered | Failed | None] = Queue(maxsize=self.limit)
         self._error: BaseException | None = None
         self._stopped = Event()
         self._threads = [
@@ -58,6 +61,7 @@ class WriterPool:
             self.raise_error()
             with suppress(Full):
                 self._queue.put(item, timeout=IDLE_S)
+                self.most_queued = max(self.most_queued, self._queue.qsize())
                 return
 
     def raise_error(self) -> None:

@@ -29,9 +29,15 @@ MAX_BYTES = 64 << 20
 
 
 def group_name(job: Job) -> str:
-    """What a batch class belongs to: base, dtype, tokens, weights and size, as canonical JSON."""
+    """What a batch class belongs to: base, dtype, tokens, weights, size, and storage where there is
+    one, as canonical JSON.
+    """
+    storage = [value for name, value in job.options if name == "storage"]
     return canonical_json(
-        [job.base_digest, job.dtype, list(job.size_px), list(job.tokens), list(job.weights)]
+        [
+            *(job.base_digest, job.dtype, list(job.size_px), list(job.tokens)),
+            *(list(job.weights), *storage),
+        ]
     )
 
 

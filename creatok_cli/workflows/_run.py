@@ -28,6 +28,7 @@ from creatok_cli.domain import (
     Notice,
     Plan,
     Planned,
+    Profile,
     Rendered,
     Stage,
     Summary,
@@ -51,7 +52,7 @@ QUEUED_BATCHES = 3
 """Batches that wait for the writers before drawing waits for them (performance 5.3: 2 to 4)."""
 PICTURE_OVERHEAD_BYTES = 4096
 
-Drawn = Rendered | Failed | Notice | Stage
+Drawn = Rendered | Failed | Notice | Stage | Profile
 Watch = Callable[[Batch], AbstractContextManager[None]]
 """Entered around the drawing of a batch, on the thread that draws it."""
 
@@ -278,6 +279,8 @@ class _Run:
                 for item in task.draw(todo, feed.iterate(), self.attempts.watch):
                     if isinstance(item, Notice | Stage):
                         yield item
+                    elif isinstance(item, Profile):
+                        yield replace(item, queued=pool.most_queued, queue=pool.limit)
                     else:
                         yield from self._take(item, feed, pool)
                         yield from self._drain()

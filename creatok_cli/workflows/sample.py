@@ -14,10 +14,14 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from creatok_cli import config, registry
+from creatok_cli.backbones._fetch import obtain
+from creatok_cli.backbones._lora_file import cached_blob, lora_path
 from creatok_cli.backbones._lora_fit import check_fit as check_lora_fit
+from creatok_cli.backbones._pins import Pins, lock_of
+from creatok_cli.backbones._storage import OPTION, check_storage, storage_of
 from creatok_cli.backbones._weights import resolve
 from creatok_cli.concepts.mixes import Mix
 from creatok_cli.domain import (
@@ -27,12 +31,14 @@ from creatok_cli.domain import (
     Failed,
     Job,
     Notice,
+    Options,
     Plan,
     Rendered,
     Stage,
 )
 from creatok_cli.errors import (
     ArtefactError,
+    CreatokError,
     DigestMismatch,
     InputError,
     SheetError,
@@ -42,9 +48,12 @@ from creatok_cli.errors import (
 from creatok_cli.plan.batches import make_plan, shard
 from creatok_cli.plan.expand import expand
 from creatok_cli.plan.names import name_fault, slug
+from creatok_cli.plan.pictures import load_pictures, picture_rows
 from creatok_cli.plan.sheet import Sheet, load_sheet
 from creatok_cli.sinks._metadata import MAX_FILE, NotOurs, NotWhole, job_of, read_recipe
 from creatok_cli.sinks.base import MetadataMode
+from creatok_cli.strict_picture import ENDINGS, digest_of, read_picture_bytes
+from creatok_cli.strict_text import shown
 from creatok_cli.tokens.file import TokenHeader, read_header
 from creatok_cli.tokens.library import Library, resolve_token
 from creatok_cli.tokens.lora import LoraHeader, read_lora
@@ -54,6 +63,7 @@ from creatok_cli.workflows._fused import Fused, Fuser
 from creatok_cli.workflows._networks import shared_network
 from creatok_cli.workflows._picks import MAX_PICKS, Picking
 from creatok_cli.workflows._plan_file import group_name, planned_classes
+from creatok_cli.workflows._probed import Probe
 from creatok_cli.workflows._run import DERIVED, Drawn, Stop, Task, Watch, run
 from creatok_cli.workflows._scores import Scoring
 from creatok_cli.workflows._sort import Overwrite
@@ -61,28 +71,41 @@ from creatok_cli.workflows._verify import rehearse, verify
 
 LORAS = "loras"
 """The folder in which a picture's LoRAs are looked for when it is drawn again."""
-LORA_CLIMB = 3
+PICTURES = "pictures"
+"""The folder in which the picture that it began from is looked for."""
+CLIMB = 3
 """How many folders above the picture's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
-    """What `creatok sample` was asked. Only `base`, `sets` and `precision` touch pixels."""
+    """What `creatok sample` was asked. Only `base`, `preset`, `sets` and `precision`
+    touch pixels.
+    """
 
     sheet: str = ""
     """Path of a sheet, or `-`."""
     out: Path | None = None
     """Default: `out/` and the name of the sheet."""
     base: str | None = None
+    preset: str | None = None
+    """Of a base, in place of the sheet's."""
     sets: Sequence[str] = ()
     """`key=value` texts."""
     only: str | None = None
     """Glob over job ids and tags."""
     shard: tuple[int, int] | None = None
     """(K, N)."""
-    batch_size: int | None = None
-    """None: what the folder was begun with, else what the base advises."""
+    batch_size: int | Literal["probe"] | None = None
+    """None: what the folder was begun with, else what the base advises; `probe`: what the folder
+    was begun with, else what is measured.
+    """
     device: str = "auto"
+    vram_gib: float | None = None
+    """Most memory of the device to take; below 0 what stays free."""
+    compiling: Literal["auto", "on", "off"] = "auto"
+    profile: bool = False
+    """Tell where the time of drawing went."""
     precision: str | None = None
     dry_run: bool = False
     overwrite: Overwrite = "skip"
@@ -97,6 +120,8 @@ class SampleRequest:
     pick: int | None = None
     """Pictures of each row to copy into `picks/`."""
     stdin: BinaryIO | None = None
+    is_offline: bool = False
+    """Whether a base that is not here is an error instead of being fetched."""
     resume_command: str = ""
     stop: Stop | None = None
 
@@ -113,31 +138,48 @@ def sample(request: SampleRequest) -> Iterator[Event]:
         stdin=request.stdin,
         overrides=config.parse_set(request.sets),
         base=request.base,
+        preset=request.preset,
     )
-    facts = base_facts(sheet)
+    pins = Pins(None if is_shipped(sheet) else lock_of(request.sheet))
+    if not (request.dry_run or request.verify):
+        yield from obtain(
+            sheet.base_names(),
+            files=sheet.lora_places(),
+            folder=sheet.folder,
+            pins=pins,
+            is_offline=request.is_offline,
+        )
+    facts = base_facts(sheet, pins)
+    pictures = load_pictures(sheet)
     files = token_files(sheet)
     fused = fused_tokens(sheet, facts, files, device=request.device)
     files |= {word: each.header for word, each in fused.items()}
     ids = {word: header.id for word, header in files.items()}
-    loras = lora_files(sheet)
+    loras = lora_files(sheet, pins)
     digests = {path: header.digest for path, header in loras.items()}
-    jobs = expand(sheet, facts, ids, digests, only=request.only, dtype=request.precision)
+    begun = {path: picture.digest for path, picture in pictures.items()}
+    jobs = expand(sheet, facts, ids, digests, begun, only=request.only, dtype=request.precision)
     check_fit(sheet, jobs, facts, files)
     check_options(jobs, facts)
     check_loras(sheet, jobs, facts, loras)
     every = jobs
     if request.only is not None:
-        every = expand(sheet, facts, ids, digests, dtype=request.precision)
+        every = expand(sheet, facts, ids, digests, begun, dtype=request.precision)
     out = request.out or Path("out") / sheet.name
     used = dict.fromkeys(job.base for job in jobs)
     bases = [facts[name] for name in used if name in facts]
     scoring, picking = scoring_of(request, bases, out), picking_of(request, bases, out)
-    sizes = batch_classes(out, facts, request.batch_size)
+    probed: Mapping[str, int] = {}
+    if request.batch_size == "probe" and not (request.dry_run or request.verify):
+        probed = yield from probe_of(request, bases).sizes(jobs, planned_classes(out))
+    sizes = batch_classes(out, facts, request.batch_size, probed)
     plan = whole = make_plan(jobs, sheet=sheet.name, batch_class=sizes)
     if request.only is not None:
         whole = make_plan(every, sheet=sheet.name, batch_class=sizes)
     if request.shard is not None:
         plan = shard(plan, *request.shard)
+    if sheet.preset is not None:
+        yield Notice(level="info", message=sheet.preset.told())
     yield from (Notice(level="info", message=message) for message in sheet.notices)
     told = dict.fromkeys(message for each in fused.values() for message in each.notices)
     yield from (Notice(level="warning", message=message) for message in told)
@@ -149,7 +191,9 @@ def sample(request: SampleRequest) -> Iterator[Event]:
         bases={each.digest: each for each in facts.values()},
         tokens={header.id: header.path for header in files.values()},
         loras={header.digest: header.path for header in loras.values()},
+        pictures={picture.digest: picture.path for picture in pictures.values()},
         request=request,
+        whole=whole,
     )
     sinks = (*DERIVED, *request.sinks)
     yield from start(
@@ -184,6 +228,16 @@ def picking_of(request: SampleRequest, bases: Sequence[BaseFacts], out: Path) ->
     towers = ask_towers(request.scores, bases, out)
     return Picking(
         count=request.pick, towers=towers, device=request.device, is_stopping=stopping(request)
+    )
+
+
+def probe_of(request: SampleRequest, bases: Sequence[BaseFacts]) -> Probe:
+    """What measures batch sizes for a request."""
+    return Probe(
+        facts={each.digest: each for each in bases},
+        device=request.device,
+        vram_gib=request.vram_gib,
+        is_stopping=stopping(request),
     )
 
 
@@ -228,12 +282,17 @@ def start(
     return verify(task) if request.verify else run(task)
 
 
-def base_facts(sheet: Sheet) -> dict[str, BaseFacts]:
+def is_shipped(sheet: Sheet) -> bool:
+    """Whether a sheet came with creatok: nothing is written beside it."""
+    return sheet.folder.resolve().is_relative_to(registry.preset_folder().resolve())
+
+
+def base_facts(sheet: Sheet, pins: Pins | None = None) -> dict[str, BaseFacts]:
     """Facts of the bases that the sheet names. Raises ModelMissing, Refused, DigestMismatch."""
     facts: dict[str, BaseFacts] = {}
     for name in sheet.base_names():
         try:
-            facts[name] = resolve(name)
+            facts[name] = resolve(name, pins)
         except UnknownName:
             # `expand` does not find it either and tells it with its line.
             continue
@@ -257,7 +316,7 @@ def token_files(sheet: Sheet) -> dict[str, TokenHeader]:
     return found
 
 
-def lora_files(sheet: Sheet) -> dict[str, LoraHeader]:
+def lora_files(sheet: Sheet, pins: Pins) -> dict[str, LoraHeader]:
     """The verified header of every LoRA, by its path as written; without torch.
 
     Raises TokenMissing, Refused or DigestMismatch, at the place of the path.
@@ -265,7 +324,7 @@ def lora_files(sheet: Sheet) -> dict[str, LoraHeader]:
     found: dict[str, LoraHeader] = {}
     for path in sheet.lora_places():
         try:
-            found[path] = read_lora(sheet.folder / Path(path).expanduser())
+            found[path] = read_lora(lora_path(path, sheet.folder, pins))
         except ArtefactError as error:
             raise type(error)(f"{lora_at(sheet, path)}: LoRA {error}") from error
     return found
@@ -273,8 +332,7 @@ def lora_files(sheet: Sheet) -> dict[str, LoraHeader]:
 
 def lora_at(sheet: Sheet, path: str) -> str:
     """`file:line:column` of a LoRA's path."""
-    line, column = sheet.places.find(sheet.lora_places()[path])
-    return f"{sheet.file}:{line}:{column}"
+    return sheet.lora_places()[path]
 
 
 def check_loras(
@@ -346,7 +404,8 @@ def mix_bases(
     ids = {word: header.id for word, header in files.items()}
     uses: dict[str, dict[str, None]] = {word: {} for word in mixes}
     loras = dict.fromkeys(sheet.lora_places(), "worn")
-    for job in expand(sheet, facts, {**dict.fromkeys(mixes, "fused"), **ids}, loras):
+    begun = dict.fromkeys(picture_rows(sheet), "begun")
+    for job in expand(sheet, facts, {**dict.fromkeys(mixes, "fused"), **ids}, loras, begun):
         for word, _ in job.tokens:
             uses.get(word, {})[job.base_digest] = None
     for word, digests in uses.items():
@@ -393,28 +452,48 @@ def check_options(jobs: Sequence[Job], facts: Mapping[str, BaseFacts]) -> None:
     with options says `check_options`.
     """
     known = {each.digest: each for each in facts.values()}
-    for (digest, options), job in {(job.base_digest, job.options): job for job in jobs}.items():
-        if not options:
-            continue
+    asked = {(job.base_digest, job.options, bool(job.weights)): job for job in jobs}
+    for (digest, options, has_loras), job in asked.items():
         base = known[digest]
-        check = getattr(registry.get("backbones", base.backbone), "check_options", None)
         try:
+            own = plain_options(options, base, has_loras=has_loras)
+            if not own:
+                continue
+            check = getattr(registry.get("backbones", base.backbone), "check_options", None)
             if check is None:
                 raise InputError(f"base {base.name} has no options")
-            check(options)
+            check(own)
         except InputError as error:
             raise type(error)(f"{job.where}: {error}") from error
 
 
+def plain_options(options: Options, base: BaseFacts, *, has_loras: bool) -> Options:
+    """The options without `storage`, which every base with weights takes. Raises InputError for a
+    storage that cannot be.
+    """
+    storage = storage_of(options)
+    if not storage:
+        return options
+    if not base.encoders:
+        raise InputError(f"base {base.name} has no weights: it takes no storage")
+    check_storage(storage, has_loras=has_loras)
+    return tuple(each for each in options if each[0] != OPTION)
+
+
 def batch_classes(
-    out: Path, facts: Mapping[str, BaseFacts], asked: int | None
+    out: Path,
+    facts: Mapping[str, BaseFacts],
+    asked: int | Literal["probe"] | None,
+    probed: Mapping[str, int],
 ) -> Callable[[Job], int]:
-    """The batch class of a job: asked for, else the folder's, else the base's for its size."""
-    known = planned_classes(out) if asked is None else {}
+    """The batch class of a job: asked for, else the folder's, else the probed one, else the base's
+    for its size.
+    """
+    known = {} if isinstance(asked, int) else {**probed, **planned_classes(out)}
     by_digest = {each.digest: each for each in facts.values()}
 
     def size(job: Job) -> int:
-        if asked is not None:
+        if isinstance(asked, int):
             return asked
         kept = known.get(group_name(job))
         return kept if kept else by_digest[job.base_digest].batch_class(job.size_px)
@@ -450,7 +529,11 @@ class Drawer:
     """Path by artefact id."""
     loras: Mapping[str, str] = field(default_factory=dict)
     """Path by digest."""
+    pictures: Mapping[str, str] = field(default_factory=dict)
+    """Path by digest."""
     request: SampleRequest
+    whole: Plan
+    """Decides what is worth compiling, whatever is left to draw."""
 
     def __call__(self, todo: Plan, batches: Iterable[Batch], watch: Watch) -> Iterator[Drawn]:
         names = dict.fromkeys(batch.group.base for batch in todo.batches)
@@ -458,26 +541,41 @@ class Drawer:
         # Read when torch is imported. Threads that spin while they wait make each step many times
         # slower beside other work (performance notes, section 7).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from creatok_cli._means import Means
+        from creatok_cli._stages import Stages
+        from creatok_cli.backbones._memory import cap
         from creatok_cli.backbones.base import pick_device
         from creatok_cli.render import OpenBase, Renderer
 
         request = self.request
         device = pick_device(request.device)
+        cap(device, request.vram_gib)
+        stages = Stages(device) if request.profile else None
         renderer = Renderer(
             OpenBase(self.bases, device),
             device=device,
             tokens=self.tokens,
             loras=self.loras,
+            pictures=self.pictures,
             stop=request.stop,
+            means=Means(request.vram_gib, request.compiling),
+            stages=stages,
         )
-        renderer.prepare(todo)
+        renderer.prepare(todo, self.whole)
         module = registry.get("executors", request.executor)
         used = {batch.group.base_digest for batch in todo.batches}
         threads = min(self.bases[digest].threads for digest in used)
         engine = module.build(module.Spec(), threads=threads, device=device)
         yield from renderer.check(todo)
         yield Stage(name="drawing", detail=f"{len(todo.batches)} batches on {device}")
-        yield from engine.run(batches, Watched(renderer.render, watch))
+        try:
+            yield from engine.run(batches, Watched(renderer.render, watch))
+        except CreatokError:
+            if stages is not None:
+                yield stages.profile()
+            raise
+        if stages is not None:
+            yield stages.profile()
 
 
 def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:
@@ -487,8 +585,8 @@ def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:
     too. Raises InputError for a picture without a full recipe, DigestMismatch if recipe, base or
     render version differ.
     """
-    if request.scores or request.pick is not None:
-        raise InputError("--score and --pick belong to a SHEET, not to --from")
+    if request.scores or request.pick is not None or request.preset is not None:
+        raise InputError("--score, --pick and --preset belong to a SHEET, not to --from")
     path = Path(image)
     recipe = read_picture(path)
     try:
@@ -497,10 +595,9 @@ def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:
         if "recipe" not in recipe:
             raise InputError(f"{path}: {error}; it cannot be drawn again from that") from error
         raise DigestMismatch(f"{path}: {error}") from error
-    if job.init_image is not None:
-        raise TokenMissing(f"{path}: its recipe needs an input picture: draw its sheet instead")
     facts = replay_base(request.base or job.base, job, path)
     tokens, loras = replay_tokens(job, path), replay_loras(job, path)
+    pictures = replay_pictures(job, path, name_of_start(recipe))
     stem = slug(path.stem)
     job = replace(
         job,
@@ -510,10 +607,18 @@ def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:
         where=str(path),
     )
     drawn_as = recipe.get("class")
-    size = request.batch_size or (drawn_as if type(drawn_as) is int and drawn_as > 0 else 0)
+    asked = request.batch_size if isinstance(request.batch_size, int) else 0
+    size = asked or (drawn_as if type(drawn_as) is int and drawn_as > 0 else 0)
     plan = make_plan([job], sheet="replay", batch_class=size or facts.batch_class(job.size_px))
     out = request.out or Path("out") / "replay"
-    drawer = Drawer(bases={facts.digest: facts}, tokens=tokens, loras=loras, request=request)
+    drawer = Drawer(
+        bases={facts.digest: facts},
+        tokens=tokens,
+        loras=loras,
+        pictures=pictures,
+        request=request,
+        whole=plan,
+    )
     yield from start(request, plan, plan, out, drawer, sinks=tuple(request.sinks))
 
 
@@ -553,14 +658,13 @@ def replay_tokens(job: Job, path: Path) -> dict[str, str]:
 
 def replay_loras(job: Job, path: Path) -> dict[str, str]:
     """Path by digest of the LoRAs that drew a picture: found by content in the folders `loras`
-    beside it and up to `LORA_CLIMB` folders above, and in that of the home folder.
+    beside it and up to `CLIMB` folders above, in that of the home folder, and in the Hub's cache.
 
     Raises TokenMissing for one that is in none of them.
     """
     wanted = {digest for digest, _ in job.weights}
     found: dict[str, str] = {}
-    above = [path.absolute().parent, *path.absolute().parent.parents][: LORA_CLIMB + 1]
-    for folder in [*(each / LORAS for each in above), config.home() / LORAS]:
+    for folder in [*(each / LORAS for each in folders_above(path)), config.home() / LORAS]:
         for file in sorted(folder.glob("*.safetensors")) if wanted - found.keys() else ():
             try:
                 header = read_lora(file)
@@ -569,11 +673,53 @@ def replay_loras(job: Job, path: Path) -> dict[str, str]:
             if header.digest in wanted:
                 found.setdefault(header.digest, str(file))
     for digest in sorted(wanted - found.keys()):
+        cached = cached_blob(digest)
+        if cached is not None and read_lora(cached).digest == digest:
+            found[digest] = str(cached)
+    for digest in sorted(wanted - found.keys()):
         raise TokenMissing(
             f"{path}: its recipe needs the LoRA {digest[:19]}; put its file into a folder "
             f"'{LORAS}' beside the picture, or draw its sheet"
         )
     return found
+
+
+def folders_above(path: Path) -> list[Path]:
+    """The folder of a picture and `CLIMB` folders above it."""
+    return [path.absolute().parent, *path.absolute().parent.parents][: CLIMB + 1]
+
+
+def name_of_start(recipe: Mapping[str, Any]) -> str:
+    """What the picture that another one began from was called; empty where it does not say."""
+    notes = recipe.get("notes")
+    name = notes.get("init_image") if isinstance(notes, dict) else None
+    return name if isinstance(name, str) and Path(name).name == name else ""
+
+
+def replay_pictures(job: Job, path: Path, name: str) -> dict[str, str]:
+    """Path by digest of the picture that a job began from: the file of that name beside the drawn
+    one and up to `CLIMB` folders above, or any file of a folder `pictures` there, if it has the
+    contents.
+
+    Raises TokenMissing where there is none.
+    """
+    wanted = job.init_image
+    if wanted is None:
+        return {}
+    for folder in folders_above(path):
+        places = sorted((folder / PICTURES).glob("*"))
+        for place in [folder / name] * bool(name) + places:
+            if place.suffix.lower() in ENDINGS or place.name == name:
+                try:
+                    if digest_of(read_picture_bytes(place)) == wanted:
+                        return {wanted: str(place)}
+                except InputError:
+                    continue  # no picture, or not there: not the one that is looked for
+    called = f", which was called {shown(name)}" if name else ""
+    raise TokenMissing(
+        f"{path}: its recipe begins from the picture {wanted[:19]}{called}; put it into a folder "
+        f"'{PICTURES}' beside this one, or draw its sheet"
+    )
 
 
 def read_picture(path: Path) -> dict[str, Any]:

@@ -20,9 +20,9 @@ PACKAGE = "creatok_cli"
 ROOT = Path(__file__).resolve().parents[2]
 FOUNDATION = (
     *("domain", "errors", "hashing", "seeds", "registry"),
-    *("strict_text", "strict_yaml", "strict_csv", "config", "durable"),
+    *("strict_text", "strict_yaml", "strict_csv", "strict_picture", "config", "durable"),
 )
-RENDER_PARTS = ("_conditions", "_develop", "_gate", "_trouble")
+RENDER_PARTS = ("_conditions", "_develop", "_gate", "_means", "_stages", "_starts", "_trouble")
 """What `render.py` is made of, beside it."""
 PARTS_OF_METHODS = {
     **{"_cretok": "cretok", "_distok": "distok"},
@@ -57,7 +57,8 @@ ROWS = (
     Row("config", libraries=("yaml", "platformdirs")),
     Row("seeds", libraries_inside=("torch",)),
     Row("strict_yaml", libraries=("yaml",)),
-    *(Row(name) for name in FOUNDATION if name not in ("config", "seeds", "strict_yaml")),
+    Row("strict_picture", libraries_inside=("PIL",)),
+    *(Row(name) for name in FOUNDATION),
     Row("concepts*", own=("concepts*",), libraries=("yaml",)),
     Row(
         "plan*",
@@ -145,6 +146,19 @@ ROWS = (
         libraries=("filelock",),
         libraries_inside=("torch", "safetensors", "matplotlib", "PIL"),
     ),
+    Row(
+        "_probes.self_test",
+        own=("_probes*",),
+        libraries_inside=("PIL",),
+        own_inside=("workflows*",),
+    ),
+    Row(
+        "_probes*",
+        own=("_probes*", "tokens*", "backbones._*"),
+        own_inside=("backbones.base",),
+        libraries_inside=("torch",),
+    ),
+    Row("doctor", own=("_probes*", "backbones._*")),
     Row(
         "cli*",
         own=("cli*",),
