@@ -28,7 +28,7 @@ from typing import Annotated, Any, TextIO, cast
 import typer
 
 from creatok_cli import __version__
-from creatok_cli.cli import explore, fuse, learn_token, sample, tokens
+from creatok_cli.cli import doctor, explore, fuse, learn_token, sample, tokens
 from creatok_cli.cli.console import Report, Session, Stream
 from creatok_cli.errors import CreatokError, InputError, Interrupted, OutputFull
 
@@ -71,6 +71,7 @@ app.command()(learn_token.learn_token)
 app.command()(sample.sample)
 app.add_typer(explore.explore, name="explore")
 app.add_typer(tokens.tokens, name="tokens")
+app.command()(doctor.doctor)
 
 
 def main() -> None:

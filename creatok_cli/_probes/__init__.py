@@ -1,0 +1,1 @@
+"""What `creatok doctor` looks at, one module per subject."""
