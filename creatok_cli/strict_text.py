@@ -181,7 +181,7 @@ def load_bytes(path: Path, file: str) -> bytes:
                 refuse(file, 1, 1, "file-too-big", f"the file is larger than {limit}")
             return stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        near = did_you_mean(path.name, _neighbours(path))
+        near = did_you_mean(path.name, neighbours(path))
         hint = f"; {near}" if near else ""
         refuse(file, 1, 1, "unreadable", f"there is no such file{hint}")
     except (OSError, ValueError) as error:
@@ -189,7 +189,8 @@ def load_bytes(path: Path, file: str) -> bytes:
         refuse(file, 1, 1, "unreadable", f"the file cannot be read: {reason}")
 
 
-def _neighbours(path: Path) -> list[str]:
+def neighbours(path: Path) -> list[str]:
+    """The names in the folder of a file that is looked for; empty where there is no folder."""
     try:
         return sorted(name for name in os.listdir(path.parent) if name.isprintable())
     except OSError:

@@ -148,6 +148,11 @@ def _negative(value: object) -> str | None:
     return None if value is None else _NEGATIVE(value) or None
 
 
+def _picture(value: object) -> str | None:
+    """Null alone means no picture."""
+    return None if value is None else _PICTURE(value)
+
+
 def _identifier(value: object) -> str:
     text = _IDENTIFIER(value)
     if text != text.strip() or "\n" in text or "\t" in text:
@@ -301,6 +306,8 @@ _BASE = _Text("the name or folder of a base", high=1_000)
 _SCHEDULER = _Text("the name of a scheduler", high=100)
 _LORA = _Text("the path of a LoRA file", high=1_000)
 _SCALE = _Real(-4, 4)
+_PICTURE = _Text("the path of a picture, or null for none", high=1_000)
+_STRENGTH = _Real(0.01, 1)
 _FILE = _Text("the name or file of a token, or {fuse: {pig: 0.55}}", high=1_000)
 _MIX = "concepts and their weights, such as {pig: 0.55, snake: 0.45}"
 _TEMPLATE = _Text("an output name such as {job}/{index:04d}-{key8}", high=300)
@@ -368,6 +375,12 @@ TokenSource = Annotated[
         }
     ),
 ]
+Picture = Annotated[
+    str | None,
+    PlainValidator(_picture),
+    WithJsonSchema({"type": ["string", "null"], "minLength": 1, "maxLength": 1_000}),
+]
+Strength = Annotated[float | None, PlainValidator(_STRENGTH), WithJsonSchema(_STRENGTH.schema())]
 LoraPath = Annotated[str, PlainValidator(_LORA), WithJsonSchema(_LORA.schema())]
 Scale = Annotated[float, PlainValidator(_SCALE), WithJsonSchema(_SCALE.schema())]
 NameTemplate = Annotated[str | None, PlainValidator(_TEMPLATE), WithJsonSchema(_TEMPLATE.schema())]

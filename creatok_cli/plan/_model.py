@@ -51,6 +51,16 @@ class Settings(_Strict):
     dtype: kinds.Dtype = Field(
         default=None, description="Number format; the base's own unless given."
     )
+    init_image: kinds.Picture = Field(
+        default=None,
+        description="A picture to begin from in place of noise: a PNG, JPEG or WebP file in the "
+        "sheet's folder. Scaled and cut to the size; may use {variables}; null for none.",
+    )
+    strength: kinds.Strength = Field(
+        default=None,
+        description="How far to go from init_image, as the share of the steps that is taken: "
+        "1 keeps little of it (0.6 unless given).",
+    )
 
 
 class Lora(_Strict):

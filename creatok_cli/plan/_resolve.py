@@ -14,11 +14,13 @@ from creatok_cli.errors import Problem, TokenMissing
 from creatok_cli.plan._combine import exclusions, prompt_count
 from creatok_cli.plan._model import Entry, Settings
 from creatok_cli.plan.sheet import MAX_PICTURES, Sheet
-from creatok_cli.registry import did_you_mean
+from creatok_cli.registry import describe, did_you_mean, names
 from creatok_cli.seeds import derive
 from creatok_cli.strict_text import At, Problems, shown
 
 MAX_EXCLUSION_CHECKS = 5_000_000
+STRENGTH = 0.6
+"""Of jobs that begin from a picture (diffusers' img2img of SD3 and FLUX)."""
 _OVERRIDES = frozenset(Settings.model_fields)
 
 
@@ -31,6 +33,8 @@ class Row:
     settings: Mapping[str, Any]
     """Fields of `Job` that all pictures of the entry share."""
     negative: str | None
+    picture: str | None
+    """`init_image`, as written."""
     seeds: tuple[int, ...]
 
 
@@ -75,6 +79,7 @@ class Resolver:
                 "options": self.sheet.options_of(index),
             },
             negative=self.sheet.setting(index, "negative", None),
+            picture=self.sheet.setting(index, "init_image", None),
             seeds=picture_seeds(self.sheet, index),
         )
 
@@ -106,6 +111,9 @@ class Resolver:
         scheduler = sheet.setting(index, "scheduler", facts.schedulers[0])
         if scheduler not in facts.schedulers:
             problems.add(lambda: self.unknown_scheduler(index, scheduler, facts))
+        has_picture = sheet.setting(index, "init_image", None) is not None
+        if has_picture and not facts.can_start:
+            problems.add(lambda: self.cannot_start(index, facts))
         return {
             "base": name,
             "base_digest": facts.digest,
@@ -114,6 +122,7 @@ class Resolver:
             "guidance": float(sheet.setting(index, "guidance", facts.guidance)),
             "scheduler": scheduler,
             "dtype": self.dtype or sheet.setting(index, "dtype", facts.dtype),
+            "strength": sheet.setting(index, "strength", STRENGTH) if has_picture else None,
         }
 
     def unknown_scheduler(self, index: int, found: str, facts: BaseFacts) -> Problem:
@@ -121,6 +130,18 @@ class Resolver:
         message = f"scheduler: {facts.name} has no {shown(found)}, expected {there}"
         hint = did_you_mean(found, facts.schedulers)
         return self.sheet.setting_problem(index, "scheduler", "unknown-scheduler", message, hint)
+
+    def cannot_start(self, index: int, facts: BaseFacts) -> Problem:
+        message = f"init_image: base {facts.name} cannot begin from a picture"
+        able = [name for name in names("backbones") if _can_start(name)]
+        hint = f"bases of these families can: {', '.join(able)}"
+        return self.sheet.setting_problem(index, "init_image", "cannot-start", message, hint)
+
+
+def _can_start(backbone: str) -> bool:
+    own = describe("backbones", backbone).facts
+    family = describe("backbones", str(own["ADAPTER"])).facts if "ADAPTER" in own else own
+    return bool(family.get("CAN_START"))
 
 
 def check_amount(sheet: Sheet) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from creatok_cli.plan._model import Entry, Lora
     from creatok_cli.plan.sheet import Sheet
 
+_NO_PICTURE = "strength needs init_image: there is no picture to begin from"
+
 
 def check_rules(sheet: Sheet) -> None:
     """Raises SheetError with all that is wrong between the keys of a sheet."""
@@ -31,7 +33,9 @@ def check_rules(sheet: Sheet) -> None:
     for row in range(len(sheet.jobs)):
         used.update(checks.variables(row))
         checks.seeds(row)
+        checks.strength(row)
         checks.loras(("jobs", row), sheet.jobs[row].loras)
+    checks.common_strength()
     if sheet.has_columns:
         checks.columns(used)
     checks.problems.check()
@@ -117,14 +121,33 @@ class _Checks:
             twice = next(seed for seed in entry.seeds if seed in seen or seen.add(seed))  # type: ignore[func-returns-value]
             self.say(("jobs", row, "seeds"), "duplicate-seed", f"seeds: {twice} is listed twice")
 
+    def strength(self, row: int) -> None:
+        entry = self.sheet.jobs[row]
+        is_own = "strength" in entry.model_fields_set
+        if is_own and self.sheet.setting(row, "init_image", None) is None:
+            self.say(("jobs", row, "strength"), "conflict", _NO_PICTURE, key=True)
+
+    def common_strength(self) -> None:
+        """A strength for all jobs wants one of them to begin from a picture."""
+        rows = range(len(self.sheet.jobs))
+        if any(self.sheet.setting(row, "init_image", None) is not None for row in rows):
+            return
+        if "strength" in self.sheet.overrides.model_fields_set:
+            self.problems.add(
+                lambda: self.sheet.setting_problem(0, "strength", "conflict", _NO_PICTURE)
+            )
+        elif "strength" in self.sheet.head.defaults.model_fields_set:
+            self.say(("defaults", "strength"), "conflict", _NO_PICTURE, key=True)
+
     def variables(self, row: int) -> Collection[str]:
         """Check declarations against uses; the names that prompt and negative use."""
         entry = self.sheet.jobs[row]
         prompt = self.uses(row, "prompt", entry.prompt)
         negative = self.uses(row, "negative", self.sheet.setting(row, "negative", None))
-        if prompt is None or negative is None:
-            return (*(prompt or ()), *(negative or ()))
-        used = {*prompt, *negative}
+        picture = self.uses(row, "init_image", self.sheet.setting(row, "init_image", None))
+        if prompt is None or negative is None or picture is None:
+            return (*(prompt or ()), *(negative or ()), *(picture or ()))
+        used = {*prompt, *negative, *picture}
         axes = {**entry.matrix, **entry.zip}
         if not (used or axes or entry.vars or entry.include or entry.exclude):
             return used
@@ -135,6 +158,7 @@ class _Checks:
         if axes or not entry.include:
             self.known(row, "prompt", prompt, {*axes, *constants})
             self.known(row, "negative", negative, {*axes, *constants})
+            self.known(row, "init_image", picture, {*axes, *constants})
         self.include(row, used, constants)
         for key, declared in (("matrix", entry.matrix), ("zip", entry.zip), ("vars", entry.vars)):
             if key != "vars" or not self.sheet.has_columns:
@@ -158,7 +182,9 @@ class _Checks:
     def is_used(self, path: At, used: set[str]) -> None:
         name = str(path[-1])
         if name not in used:
-            message = f"{path[2]}: neither prompt nor negative uses the variable {shown(name)}"
+            message = (
+                f"{path[2]}: no prompt, negative or init_image uses the variable {shown(name)}"
+            )
             otherwise = f"write {{{name}}} where it belongs, or remove it"
             near = (name, sorted(used))
             self.say(path, "unused-variable", message, near=near, otherwise=otherwise, key=True)

@@ -37,6 +37,7 @@ def expand(
     bases: Mapping[str, BaseFacts],
     tokens: Mapping[str, str],
     loras: Mapping[str, str] | None = None,
+    pictures: Mapping[str, str] | None = None,
     *,
     only: str | None = None,
     dtype: str | None = None,
@@ -44,9 +45,10 @@ def expand(
     """All jobs of a sheet, keyed and named, in sheet order.
 
     `bases` holds the facts of every name in `sheet.base_names()`, `tokens` the artefact id of every
-    word in `sheet.tokens`, `loras` the digest of every path in `sheet.lora_places()`. `only` keeps
-    the jobs whose id or tag matches the glob, after all rows were checked; `dtype` (`--precision`)
-    wins over the sheet. Raises SheetError, UnknownName (`only` matches nothing), TokenMissing.
+    word in `sheet.tokens`, `loras` the digest of every path in `sheet.lora_places()`, `pictures`
+    that of every path in `plan.pictures.picture_rows(sheet)`. `only` keeps the jobs whose id or tag
+    matches the glob, after all rows were checked; `dtype` (`--precision`) wins over the sheet.
+    Raises SheetError, UnknownName (`only` matches nothing), TokenMissing.
     """
     with collector_paused():
         check_amount(sheet)
@@ -54,7 +56,7 @@ def expand(
         resolver = Resolver(sheet, bases, loras or {}, dtype, problems)
         rows = [resolver.row(index) for index in range(len(sheet.jobs))]
         problems.check()
-        expansion = _Expansion(sheet, tokens, problems)
+        expansion = _Expansion(sheet, tokens, pictures or {}, problems)
         for row in rows:
             expansion.add(row)
         expansion.check_names()
@@ -66,9 +68,16 @@ def expand(
 class _Expansion:
     """Jobs so far, and what must not repeat among them."""
 
-    def __init__(self, sheet: Sheet, tokens: Mapping[str, str], problems: Problems) -> None:
+    def __init__(
+        self,
+        sheet: Sheet,
+        tokens: Mapping[str, str],
+        pictures: Mapping[str, str],
+        problems: Problems,
+    ) -> None:
         self.sheet = sheet
         self.tokens = tokens
+        self.pictures = pictures
         self.problems = problems
         self.template = sheet.head.name or names.DEFAULT_TEMPLATE
         self.jobs: list[Job] = []
@@ -88,12 +97,14 @@ class _Expansion:
             tokens = self.references(row, prompt, negative)
             if tokens is not None and self.is_bounded(row, prompt, negative):
                 labels = (*assignment, *own)
+                picture = self.picture(row, values)
                 for index, seed in enumerate(row.seeds, position):
                     job = Job(
                         **row.settings,
                         prompt=prompt,
                         negative=negative,
                         tokens=tokens,
+                        init_image=picture,
                         labels=labels,
                         seed=seed,
                         index=index,
@@ -123,6 +134,16 @@ class _Expansion:
             self.problems.add(lambda: self.duplicate(row, job, earlier))
         self.jobs.append(job)
         self.rows.append(row.index)
+
+    def picture(self, row: Row, values: Mapping[str, str]) -> str | None:
+        """The digest of the picture that a prompt begins from."""
+        if row.picture is None:
+            return None
+        path = fill(row.picture, values)
+        if path not in self.pictures:
+            where = self.sheet.where(row.index)
+            raise TokenMissing(f"{where}: the picture {shown(path)} was not loaded")
+        return self.pictures[path]
 
     def references(
         self, row: Row, prompt: str, negative: str | None

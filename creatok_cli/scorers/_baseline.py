@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from creatok_cli.errors import InputError
+from creatok_cli.strict_picture import ENDINGS, FORMATS, MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
-FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_PIXELS = 64_000_000
 OURS = "creatok-"
 """Begins the keyword under which a page carries the digest of what it shows."""
 COPIES = "picks"

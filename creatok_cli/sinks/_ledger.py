@@ -63,6 +63,9 @@ class Line:
     guidance: float = 0.0
     scheduler: str = ""
     dtype: str = ""
+    init_image: str | None = None
+    """Digest of the picture that it began from; its file name is among the facts."""
+    strength: float | None = None
     base: str = ""
     base_digest: str = ""
     licence: str = ""
@@ -108,6 +111,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "guidance": (float, int),
     "scheduler": (str,),
     "dtype": (str,),
+    "init_image": (str, type(None)),
+    "strength": (float, int, type(None)),
     "base": (str,),
     "base_digest": (str,),
     "licence": (str,),
@@ -185,6 +190,8 @@ def line_of(
         guidance=job.guidance,
         scheduler=job.scheduler,
         dtype=job.dtype,
+        init_image=job.init_image,
+        strength=job.strength,
         base=base,
         base_digest=job.base_digest,
         licence=licence,

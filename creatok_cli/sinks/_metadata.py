@@ -285,6 +285,8 @@ def _check_types(job: Job) -> None:
         and type(height) is int
         and type(job.steps) is int
         and all(isinstance(text, str) for text in (job.base_digest, job.scheduler, job.dtype))
+        and isinstance(job.init_image, str | None)
+        and isinstance(job.strength, float | None)
         and all(isinstance(pair, tuple) and len(pair) == 2 for pair in job.tokens)
         and all(isinstance(pair, tuple) and len(pair) == 2 for pair in job.weights)
         and all(isinstance(pair, tuple) and len(pair) == 2 for pair in job.options)

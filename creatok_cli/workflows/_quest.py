@@ -22,6 +22,7 @@ from creatok_cli.concepts.classes import ClassList, load_classes
 from creatok_cli.domain import BaseFacts, Notice
 from creatok_cli.errors import InputError
 from creatok_cli.hashing import sha256_hex
+from creatok_cli.strict_picture import open_picture
 from creatok_cli.strict_text import FORBIDDEN, shown
 from creatok_cli.workflows._checkpoint import run_digest
 from creatok_cli.workflows._course import label
@@ -29,7 +30,6 @@ from creatok_cli.workflows._finds import Search, check_free, check_stem, default
 from creatok_cli.workflows._labeler import Chosen, choose_labeler, choose_validator
 from creatok_cli.workflows._lesson import build_settings, check_method, check_seed, plain
 from creatok_cli.workflows._preset import AUTO, load_preset
-from creatok_cli.workflows._reading import open_picture
 from creatok_cli.workflows._run import Stop
 
 if TYPE_CHECKING:

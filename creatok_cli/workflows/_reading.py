@@ -25,7 +25,7 @@ from creatok_cli import durable
 from creatok_cli.domain import Labels
 from creatok_cli.errors import ArtefactError, InputError
 from creatok_cli.sinks import manifest
-from creatok_cli.sinks._metadata import MAX_FILE, MAX_PIXELS
+from creatok_cli.sinks._metadata import MAX_FILE
 from creatok_cli.tokens.file import TokenHeader
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ LEAST_SHARE, MOST_CLASSES = 0.02, 8
 eye)."""
 READ_ROWS = 64
 """Pictures that are in memory together."""
-FORMATS = ("PNG", "JPEG", "WEBP")
 DEPTH = 16
 """Of tokens fused from tokens."""
 
@@ -99,27 +98,6 @@ def mix_of(labels: Labels) -> tuple[list[tuple[str, float]], str]:
     rest = 1 - math.fsum(weight for _, weight in kept)
     told = f"{rest:.0%} on other classes is left out" if rest > LEAST_SHARE else ""
     return kept, told
-
-
-def open_picture(path: Path) -> Image:
-    """A picture of a user, RGB. Raises InputError for what is none, or too large."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-        if len(data) > MAX_FILE:
-            raise InputError(f"{path}: is larger than {MAX_FILE >> 20} MiB")
-        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise InputError(f"{path}: has more than {MAX_PIXELS:,} pixels")
-            return opened.convert("RGB")
-    except UnidentifiedImageError:
-        what = " or ".join(FORMATS)
-        raise InputError(f"{path}: is no picture; expected {what}") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: the picture cannot be read: {reason}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from creatok_cli import durable
 from creatok_cli.concepts.mixes import Grid, Mix, Sweep, make_mix
 from creatok_cli.domain import Event, FuseSummary, Labels, Notice, Stage, TokenFused
 from creatok_cli.errors import ArtefactError, CreatokError, Interrupted
+from creatok_cli.strict_picture import open_picture
 from creatok_cli.tokens.file import read_raw
 from creatok_cli.tokens.library import Entry, Library, writable
 from creatok_cli.tokens.network import Network
@@ -35,7 +36,6 @@ from creatok_cli.workflows._reading import (
     Reading,
     mix_of,
     numbers,
-    open_picture,
     read_creatures,
     said,
     target_of,

@@ -587,22 +587,6 @@ def test_a_picture_becomes_a_mix_of_its_larger_classes() -> None:
     assert (len(kept), told) == (8, "68% on other classes is left out")
 
 
-def test_only_pictures_are_opened(tmp_path: Path) -> None:
-    good, bad = tmp_path / "a.png", tmp_path / "b.png"
-    Image.new("RGBA", (3, 2)).save(good)
-    assert _reading.open_picture(good).mode == "RGB"
-    bad.write_text("no picture")
-    with pytest.raises(InputError, match="no picture"):
-        _reading.open_picture(bad)
-    Image.new("RGB", (64, 64), "pink").save(bad)
-    bad.write_bytes(bad.read_bytes()[:80])
-    with pytest.raises(InputError, match="cannot be read"):
-        _reading.open_picture(bad)
-    for path in (tmp_path / "none.png", tmp_path):
-        with pytest.raises(InputError, match="cannot be read"):
-            _reading.open_picture(path)
-
-
 # From end to end, without a base
 
 

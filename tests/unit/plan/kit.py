@@ -45,9 +45,10 @@ def jobs_of(
 ) -> tuple[Job, ...]:
     """The jobs of a sheet on the test base."""
     only, dtype = options.pop("only", None), options.pop("dtype", None)
-    loras = options.pop("loras", None)
+    loras, pictures = options.pop("loras", None), options.pop("pictures", None)
+    bases = options.pop("bases", BASES)
     sheet = sheet_of(text, **options)
-    return expand(sheet, BASES, tokens or {}, loras, only=only, dtype=dtype)
+    return expand(sheet, bases, tokens or {}, loras, pictures, only=only, dtype=dtype)
 
 
 def yaml_jobs(*rows: str, head: str = "") -> str:

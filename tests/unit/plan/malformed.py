@@ -38,6 +38,7 @@ def families() -> dict[str, list[Case]]:
         "combinations": _combinations,
         "tokens and names": _tokens_and_names,
         "loras": _loras,
+        "pictures": _pictures,
         "meaning": _meaning,
         "csv": _csv,
         "jsonl": _jsonl,
@@ -245,8 +246,8 @@ def _keys() -> Iterator[Case]:
         "sampler",
         "width",
         "n",
-        "init_image",
-        "strength",
+        "image",
+        "denoise",
         "lora",
         "output",
         "template",
@@ -339,12 +340,17 @@ def _values() -> Iterator[Case]:
         "scheduler": ("7", "true", "[euler]", "{a: b}"),
         "base": ("7", "false", "[bestiary]"),
         "negative": ("7", "true", "[a]", "{a: b}"),
+        "init_image": ("7", "true", "[a.png]", "{a: b}", "''"),
+        "strength": ("0", "1.01", "-0.5", "half", "'0.5'", "true", "[0.5]", ".nan"),
     }
     for key, values in wrong.items():
         for value in values:
             fields = f"id: b, prompt: x, {key}: §{value}"
             yield _row(f"value {key} {value}", fields, "bad-value")
-    for key in ("steps", "count", "seed", "guidance", "size", "dtype", "scheduler", "base", "id"):
+    for key in (
+        *("steps", "count", "seed", "guidance", "size", "dtype", "scheduler", "base", "strength"),
+        "id",
+    ):
         rest = "prompt: x" if key == "id" else "id: b, prompt: x"
         yield _row(f"null {key}", f"{rest}, {key}: ~", "missing-value")
         yield _text(
@@ -567,6 +573,26 @@ def _tokens_and_names() -> Iterator[Case]:
     )
     for device in ("con", "NUL", "aux", "COM1", "lpt9", "Prn"):
         yield _row(f"id {device}", f"^id: {device}, prompt: x", "unsafe-name")
+
+
+def _pictures() -> Iterator[Case]:
+    yield _row(
+        "cannot start", "id: b, prompt: x, init_image: §a.png, strength: 0.5", "cannot-start"
+    )
+    yield _text(
+        "cannot start by default",
+        f"version: 1\ndefaults: {{init_image: §a.png}}\njobs:\n{ROW}{ROW.replace('a,', 'b,')}",
+        "cannot-start",
+        2,
+    )
+    yield _row("strength of nothing", "id: b, prompt: x, §strength: 0.5", "conflict")
+    yield _row("strength of none", "id: b, prompt: x, init_image: ~, §strength: 0.5", "conflict")
+    text = f"version: 1\ndefaults: {{§strength: 0.5}}\njobs:\n{ROW}"
+    yield _text("strength of no job", text, "conflict", 2)
+    yield _row("picture braces", "id: b, prompt: x, init_image: §'{a.png'", "bad-template")
+    yield _row("picture variable", "id: b, prompt: x, init_image: §'{a}.png'", "unknown-variable")
+    text = f"version: 1\ndefaults: {{init_image: §'{{y}}.png'}}\njobs:\n{ROW}"
+    yield _text("picture variable by default", text, "unknown-variable", 2)
 
 
 def _loras() -> Iterator[Case]:

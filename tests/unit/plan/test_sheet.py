@@ -148,8 +148,8 @@ def test_a_message_says_found_expected_and_where_the_key_belongs() -> None:
         '[bad-value]: job "a": steps: found "0123", expected a whole number from 1 to 1000; '
         "leading zeros are not allowed in a number",
         '[unknown-key]: job "a": unknown key "name", expected base, size, steps, guidance, '
-        "scheduler, negative, count, seed, dtype, id, prompt, vars, matrix, zip, include, exclude, "
-        "seeds, loras, options, tags; "
+        "scheduler, negative, count, seed, dtype, init_image, strength, id, prompt, vars, matrix, "
+        "zip, include, exclude, seeds, loras, options, tags; "
         "this key belongs to the top of the sheet",
     ]
 
