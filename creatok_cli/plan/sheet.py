@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 from pydantic import ValidationError
 
 from creatok_cli.concepts.mixes import Mix, make_mix
-from creatok_cli.domain import Options
-from creatok_cli.errors import Problem
+from creatok_cli.domain import Options, Scalar
+from creatok_cli.errors import Problem, UnknownName
 from creatok_cli.hashing import canonical_json, sha256_hex
 from creatok_cli.plan._model import (
     SET,
@@ -28,6 +28,7 @@ from creatok_cli.plan._model import (
     Lora,
     Places,
     Settings,
+    check_set_options,
     check_sets,
     collect,
     sheet_schema,
@@ -35,6 +36,7 @@ from creatok_cli.plan._model import (
 )
 from creatok_cli.plan._rows import read_csv, read_jsonl
 from creatok_cli.plan._rules import check_rules
+from creatok_cli.plan.presets import BasePreset, load_base_preset
 from creatok_cli.registry import did_you_mean, names, preset_path
 from creatok_cli.strict_text import (
     MAX_BYTES,
@@ -78,7 +80,11 @@ class Sheet:
     notices: tuple[str, ...]
     """What a person should read once, with its place: weights that were divided by their sum."""
     overrides: Settings
+    set_options: Mapping[str, Scalar]
+    """Options of all jobs from `--set options.NAME=VALUE`."""
     base_flag: str | None
+    preset: BasePreset | None
+    """Of the sheet or of `--preset`; see `preset_of`."""
     places: Places
     has_columns: bool
     """A CSV or JSONL sheet, whose variables are columns."""
@@ -93,34 +99,58 @@ class Sheet:
         return tuple(dict.fromkeys(self.base_of(row) for row in range(len(self.jobs))))
 
     def base_of(self, row: int) -> str:
-        """The base of one job: `--base`, else its own, else the sheet's, else `bestiary`."""
+        """The base of one job: `--base`, else its own, else the sheet's, else the preset's, else
+        `bestiary`.
+        """
         own = self.base_flag or self.jobs[row].base or self.head.defaults.base
-        return own or self.head.base or _DEFAULT_BASE
+        preset = self.preset.content.base if self.preset else None
+        return own or self.head.base or preset or _DEFAULT_BASE
+
+    def preset_of(self, row: int) -> BasePreset | None:
+        """The preset of one job: none where it names a base of its own, which the preset was not
+        made for.
+        """
+        return self.preset if self.base_flag or not self.jobs[row].base else None
 
     def setting(self, row: int, key: str, default: Any) -> Any:
-        """A setting of one job: `--set`, else its own, else the sheet's default, else `default`."""
+        """A setting of one job: `--set`, else its own, else the sheet's default, else the preset's,
+        else `default`.
+        """
         for layer in (self.overrides, self.jobs[row], self.head.defaults):
             if key in layer.model_fields_set:
                 return getattr(layer, key)
-        return default
+        preset = self.preset_of(row)
+        return getattr(preset.content, key) if preset and preset.says(key) else default
 
     def loras_of(self, row: int) -> list[Lora]:
-        """The LoRAs of one job: its own, else the sheet's."""
-        entry = self.jobs[row]
-        return entry.loras if "loras" in entry.model_fields_set else self.head.loras
+        """The LoRAs of one job: the preset's, then its own, else the sheet's."""
+        entry, preset = self.jobs[row], self.preset_of(row)
+        own = entry.loras if "loras" in entry.model_fields_set else self.head.loras
+        return [*(preset.loras if preset else ()), *own]
 
     def options_of(self, row: int) -> Options:
-        """The options of one job: the sheet's, with its own in their place."""
-        return tuple(sorted({**self.head.options, **self.jobs[row].options}.items()))
+        """The options of one job: `--set`'s, else its own, else the sheet's, else the preset's, key
+        by key.
+        """
+        preset = self.preset_of(row)
+        first = preset.content.options if preset else {}
+        own = {**self.head.options, **self.jobs[row].options, **self.set_options}
+        return tuple(sorted({**first, **own}.items()))
 
-    def lora_places(self) -> dict[str, tuple[str | int, ...]]:
-        """Where each LoRA path stands first, by the path as written."""
+    def lora_places(self) -> dict[str, str]:
+        """`file:line:column` of the first mention of each LoRA that some job may be drawn with, by
+        its path as written.
+        """
+        found: dict[str, str] = {}
+        if self.preset and any(self.preset_of(row) for row in range(len(self.jobs))):
+            for index, lora in enumerate(self.preset.loras):
+                found.setdefault(lora.path, self.preset.where(("loras", index, "path")))
         lists: list[tuple[tuple[str | int, ...], list[Lora]]] = [((), self.head.loras)]
         lists += [(("jobs", row), entry.loras) for row, entry in enumerate(self.jobs)]
-        found: dict[str, tuple[str | int, ...]] = {}
         for prefix, loras in lists:
             for index, lora in enumerate(loras):
-                found.setdefault(lora.path, (*prefix, "loras", index, "path"))
+                line, column = self.places.find((*prefix, "loras", index, "path"))
+                found.setdefault(lora.path, f"{self.file}:{line}:{column}")
         return found
 
     def label(self, row: int) -> str:
@@ -168,7 +198,12 @@ class Sheet:
             return self.problem(("jobs", row, key), slug, message, hint)
         path: tuple[str | int, ...] = ("defaults", key)
         if key not in self.head.defaults.model_fields_set:
-            path = (key,) if key == "base" and self.head.base else ("jobs", row)
+            preset = self.preset_of(row)
+            is_here = key == "base" and self.head.base
+            if preset and not is_here and (key == "base" or preset.says(key)):
+                at = preset.find((key,))
+                return worded(preset.file, at, slug, message, hint, self.label(row))
+            path = (key,) if is_here else ("jobs", row)
         line, column = self.places.find(path)
         return worded(self.file, (line, column), slug, message, hint, self.label(row))
 
@@ -179,13 +214,16 @@ def load_sheet(
     stdin: BinaryIO | None = None,
     overrides: Mapping[str, str] | None = None,
     base: str | None = None,
+    preset: str | None = None,
 ) -> Sheet:
     """The checked sheet at a path, or from standard input for `-`.
 
-    `overrides` are `--set` values and win over the sheet; `base` is `--base`. A path that does not
-    exist here but names a shipped preset (`presets/sheets/x.yaml`) is read from the package. Raises
-    SheetError.
+    `overrides` are `--set` values and win over the sheet; `base` is `--base`; `preset` is
+    `--preset` and stands in place of the sheet's. A path that does not exist here but names a
+    shipped sheet (`presets/sheets/x.yaml`) is read from the package. Raises SheetError, PresetError
+    or UnknownName.
     """
+    asked = load_base_preset(preset) if preset is not None else None
     if path_or_dash == STDIN:
         data = (stdin or sys.stdin.buffer).read(MAX_BYTES + 1)
         file, name, folder = "stdin", "stdin", Path.cwd()
@@ -193,15 +231,22 @@ def load_sheet(
         file, found = path_or_dash, preset_path(path_or_dash)
         data, name, folder = load_bytes(found, file), found.stem, found.parent
     with collector_paused():
-        return _checked(data, file, name, folder, overrides or {}, base)
+        return _checked(data, file, name, folder, overrides or {}, base, asked)
 
 
 def _checked(
-    data: bytes, file: str, name: str, folder: Path, overrides: Mapping[str, str], base: str | None
+    data: bytes,
+    file: str,
+    name: str,
+    folder: Path,
+    overrides: Mapping[str, str],
+    base: str | None,
+    preset: BasePreset | None,
 ) -> Sheet:
     head, rows, places, has_columns = _read(data, file)
     problems = Problems()
     settings = check_sets(overrides, problems)
+    set_options = check_set_options(overrides, problems)
     checked = _check_head(head, file, places, problems)
     jobs = _check_jobs(rows, file, places, problems)
     problems.check()
@@ -217,7 +262,9 @@ def _checked(
         tokens=tokens,
         notices=notices,
         overrides=settings,
+        set_options=set_options,
         base_flag=base,
+        preset=preset or _preset(checked, file, folder, places),
         places=places,
         has_columns=has_columns,
     )
@@ -273,6 +320,19 @@ def _tokens(
         tokens[word] = mix
         notices += changes
     return tokens, tuple(notices)
+
+
+def _preset(checked: Head, file: str, folder: Path, places: Places) -> BasePreset | None:
+    """The preset that a sheet names, a file of its own beside it."""
+    name = checked.preset
+    if name is None:
+        return None
+    is_file = name.lower().endswith((".yaml", ".yml"))
+    try:
+        return load_base_preset(str(folder / name) if is_file else name)
+    except UnknownName as error:
+        line, column = places.find(("preset",))
+        raise UnknownName(f"{file}:{line}:{column}: {error}") from error
 
 
 def _check_jobs(rows: Any, file: str, places: Places, problems: Problems) -> list[Entry]:

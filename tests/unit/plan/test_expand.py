@@ -323,7 +323,7 @@ def test_a_lora_is_its_content_scale_and_place_not_its_path() -> None:
 def test_paths_of_loras_have_places() -> None:
     sheet = sheet_of(LORAS)
     assert list(sheet.lora_places()) == list(DIGESTS)
-    assert sheet.places.find(sheet.lora_places()["fur.safetensors"]) == (4, 12)
+    assert sheet.lora_places()["fur.safetensors"] == "stdin:4:12"
     with pytest.raises(TokenMissing, match=r"stdin:6:5: the LoRA fur.safetensors was not loaded"):
         jobs_of(LORAS, loras={"scales.safetensors": "sha256:5"})
 
