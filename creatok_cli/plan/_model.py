@@ -9,12 +9,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 
+from creatok_cli.domain import Scalar
 from creatok_cli.errors import Problem
 from creatok_cli.plan import _fields as kinds
 from creatok_cli.registry import did_you_mean
-from creatok_cli.strict_text import Cell, Problems, escaped, shown
+from creatok_cli.strict_text import Cell, Number, Problems, escaped, shown
 
 SET = "--set"
 MAX_LORAS = 16
@@ -22,11 +30,13 @@ _POSITION = re.compile(r"row [0-9]+")
 _BASE_HINT = "the base is chosen with --base"
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Keys that are not declared are refused, values never shown."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class Settings(_Strict):
+class Settings(Strict):
     """What decides the pixels beside the prompt: in `defaults`, in every job, in `--set`."""
 
     base: kinds.Base = Field(default=None, description="Base model: a name, or a local folder.")
@@ -63,11 +73,12 @@ class Settings(_Strict):
     )
 
 
-class Lora(_Strict):
+class Lora(Strict):
     """Low-rank weights in a file, and how much of them."""
 
     path: kinds.LoraPath = Field(
-        description="A LoRA file for the base, with the names of diffusers; relative to the sheet."
+        description="A LoRA file for the base, relative to the sheet, or OWNER/REPO:FILE in the "
+        "Hub's cache."
     )
     scale: kinds.Scale = Field(
         default=1.0, description="Its strength: 1 unless given; 0 is none, below 0 the opposite."
@@ -121,7 +132,7 @@ class Entry(Settings):
     )
 
 
-class Head(_Strict):
+class Head(Strict):
     """The keys of a sheet beside its jobs."""
 
     schema_: kinds.AnyText = Field(
@@ -131,6 +142,11 @@ class Head(_Strict):
     )
     version: kinds.Version = Field(description="Version of the sheet format: 1.")
     base: kinds.Base = Field(default=None, description="Base model of all jobs that name none.")
+    preset: kinds.AnyText = Field(
+        default=None,
+        description="A preset of a base, such as bases/hyper-sdxl-4, or a file of that form: its "
+        "base, LoRAs and settings, where the sheet says none.",
+    )
     defaults: Annotated[Settings, BeforeValidator(kinds.need_mapping)] = Field(
         default_factory=Settings, description="Settings of all jobs that do not override them."
     )
@@ -194,13 +210,39 @@ def worded(
 
 
 SETTABLE = tuple(key for key in Settings.model_fields if key != "base")
+OPTION = "options."
+"""How `--set` names a setting that only the base knows."""
+_OPTIONS: TypeAdapter[dict[str, str | int | float | bool]] = TypeAdapter(kinds.Options)
+_NUMBER = re.compile(r"[-+]?[0-9]{1,18}(\.[0-9]{1,18})?([eE][-+]?[0-9]{1,3})?")
+
+
+def check_set_options(sets: Mapping[str, str], problems: Problems) -> dict[str, Scalar]:
+    """Options of all jobs from `--set options.NAME=VALUE`, read as in a sheet; faults are
+    collected.
+    """
+    found: dict[str, Scalar] = {}
+    for key, text in sets.items():
+        if not key.startswith(OPTION):
+            continue
+        value = {"true": True, "false": False}.get(text, text)
+        if isinstance(value, str) and _NUMBER.fullmatch(value):
+            value = Number(value)
+        try:
+            found |= _OPTIONS.validate_python({key.removeprefix(OPTION): value})
+        except ValidationError as error:
+            for fault in error.errors(include_url=False):
+                slug, message, hint = wording(fault, ())
+                problems.keep(worded(f"{SET} {key}", (1, len(key) + 2), slug, message, hint))
+    return found
 
 
 def check_sets(sets: Mapping[str, str], problems: Problems) -> Settings:
     """Typed `--set` values; faults are collected and cite `--set KEY`."""
+    sets = {key: text for key, text in sets.items() if not key.startswith(OPTION)}
     cells = {key: Cell(value) for key, value in sets.items() if key in SETTABLE}
     for key in [key for key in sets if key not in SETTABLE]:
-        hint = did_you_mean(key, SETTABLE) or f"there are {', '.join(SETTABLE)}"
+        there = f"there are {', '.join(SETTABLE)} and {OPTION}NAME"
+        hint = did_you_mean(key, SETTABLE) or there
         hint = _BASE_HINT if key == "base" else hint
         problems.keep(worded(SET, (1, 1), "unknown-key", f"unknown setting {shown(key)}", hint))
     try:
@@ -208,7 +250,7 @@ def check_sets(sets: Mapping[str, str], problems: Problems) -> Settings:
     except ValidationError as error:
         for fault in error.errors(include_url=False):
             key = str(fault["loc"][0])
-            slug, message, hint = _wording(fault, ())
+            slug, message, hint = wording(fault, ())
             problems.keep(worded(f"{SET} {key}", (1, len(key) + 2), slug, message, hint))
         return Settings()
 
@@ -233,7 +275,7 @@ def collect(
             continue
         loc = tuple(step for step in fault["loc"] if step != "[key]")
         is_key = fault["type"] == "extra_forbidden" or "[key]" in fault["loc"]
-        slug, message, hint = _wording(fault, prefix)
+        slug, message, hint = wording(fault, prefix)
         if fault["type"] == "missing":
             if f'did you mean "{loc[-1]}"?' in near:
                 continue
@@ -243,7 +285,7 @@ def collect(
         problems.keep(worded(file, at, slug, message, hint, row))
 
 
-def _wording(fault: Any, prefix: Sequence[str | int]) -> tuple[str, str, str]:
+def wording(fault: Any, prefix: Sequence[str | int]) -> tuple[str, str, str]:
     """Slug, message and hint of one pydantic error."""
     kind, loc, context = fault["type"], fault["loc"], fault.get("ctx", {})
     path = ".".join(escaped(step[:60]) for step in loc if isinstance(step, str) and step != "[key]")

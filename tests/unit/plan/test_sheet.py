@@ -143,7 +143,7 @@ def test_a_message_says_found_expected_and_where_the_key_belongs() -> None:
     with pytest.raises(SheetError) as caught:
         sheet_of(text)
     assert [str(p).partition("error")[2] for p in caught.value.problems] == [
-        '[unknown-key]: unknown key "seeds", expected version, base, defaults, tokens, '
+        '[unknown-key]: unknown key "seeds", expected version, base, preset, defaults, tokens, '
         "loras, options, vars, name, jobs; this key belongs into a job",
         '[bad-value]: job "a": steps: found "0123", expected a whole number from 1 to 1000; '
         "leading zeros are not allowed in a number",
