@@ -24,6 +24,10 @@ OPTION = "storage"
 STORAGES = {"fp8": 1.0, "int8": 1.0, "nf4": 0.5625}
 """Bytes per weight; nf4 has one f32 scale for 64 weights."""
 QUANTISED = ("int8", "nf4")
+READS_WEIGHTS = "encoder_hid_proj"
+"""Of UNets: it casts what comes in to the format of its weights (diffusers 0.42), which must not be
+8 bit then.
+"""
 
 
 def storage_of(options: Options) -> str:
@@ -77,5 +81,10 @@ def cast(model: Any, storage: str, dtype: Any) -> None:
     """Keep the weights of a model that was just read in 8-bit floats."""
     if storage == "fp8":
         import torch
+        from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
 
-        model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+        model.enable_layerwise_casting(
+            storage_dtype=torch.float8_e4m3fn,
+            compute_dtype=dtype,
+            skip_modules_pattern=(*DEFAULT_SKIP_MODULES_PATTERN, READS_WEIGHTS),
+        )
