@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from creatok_cli._probes.finding import Finding, Status, brief, fault, size
+from creatok_cli._probes.software import pip_line
 from creatok_cli.backbones._floors import FLOORS, numbers
 from creatok_cli.errors import ArtefactError, NoDevice
 
@@ -220,7 +221,7 @@ def _fit(
     if series and series[0] < least:
         update = f"update the driver to {least} or newer: {DRIVER_PAGE}"
         older = f"; or take an older build: {line}" if series[0] >= LEAST_DRIVER[12] else ""
-        return "warning", f", which needs driver {least}, but {there}", f"{update}{older}"
+        return "warning", f", which needs driver {least}; here is {said(driver)}", update + older
     why = f": {torch.trouble}" if torch.trouble else ""
     return (
         "warning",
@@ -238,13 +239,7 @@ def said(driver: Driver) -> str:
 def install_line(driver: Driver | None, prefix: str) -> str:
     """The command that puts a torch for this card (or, without one, the usual one) in place."""
     index = f" --index-url {WHEELS}{wheel_of(driver)}" if driver else ""
-    words = f'--force-reinstall "torch>={FLOORS["torch"]}"{index}'
-    parts = [part.lower() for part in re.split(r"[\\/]", prefix)]
-    if "pipx" in parts:
-        return f"pipx runpip creatok install {words}"
-    if "uv" in parts and "tools" in parts:
-        return "uv tool install --reinstall --torch-backend=auto creatok"
-    return f"python -m pip install {words}"
+    return pip_line(f'--force-reinstall "torch>={FLOORS["torch"]}"{index}', prefix)
 
 
 def wheel_of(driver: Driver) -> str:

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from creatok_cli import config, durable
@@ -88,7 +88,7 @@ def nearest(folder: Path) -> Path:
 def _links(path: Path, linked: Path) -> bool:
     try:
         durable.OPS.link(str(path), str(linked))
-    except OSError:
+    except (OSError, NotImplementedError):
         return False
     return True
 
@@ -184,12 +184,9 @@ def judge_settings(
     except InputError as error:
         wrong = fault("settings", error, todo="correct or remove it")
         return wrong, config.Machine(device=device or "auto")
-    usual = config.Machine()
-    names = ("device", "executor", "batch_size", "out", "progress")
+    usual = asdict(config.Machine())
     own = {
-        name: homely(str(getattr(machine, name)))
-        for name in names
-        if getattr(machine, name) != getattr(usual, name)
+        name: homely(str(value)) for name, value in asdict(machine).items() if value != usual[name]
     }
     told = ", ".join(f"{name} {value}" for name, value in own.items()) or "all as usual"
     return Finding(name="settings", status="ok", found=told, facts=own), machine

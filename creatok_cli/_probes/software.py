@@ -5,16 +5,28 @@ Does not: import what it looks at.
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from creatok_cli import registry
-from creatok_cli._probes.finding import Finding, fault
+from creatok_cli._probes.finding import Finding, fault, homely
 from creatok_cli.backbones._floors import FLOORS, is_older
 from creatok_cli.errors import ModelMissing, Refused
 
 EXTRAS = {"ray": ("ray", "2.52", "several GPUs or machines")}
 """Extra -> its library, that library's floor, and what it is for. Ray's floor: CVE-2025-62593."""
+
+
+def pip_line(words: str, prefix: str = sys.prefix) -> str:
+    """`pip install` for the environment that creatok runs in, as its owner would say it."""
+    parts = [part.lower() for part in re.split(r"[\\/]", prefix)]
+    if "pipx" in parts:
+        return f"pipx runpip creatok install {words}"
+    if "uv" in parts and "tools" in parts:
+        return f"uv pip install --python {homely(prefix)} {words}"
+    return f"python -m pip install {words}"
 
 
 def look_versions(names: Iterable[str]) -> dict[str, str]:
@@ -40,7 +52,7 @@ def judge_libraries(versions: Mapping[str, str]) -> Finding:
         told = ", ".join(f"{name} {versions[name]} is older than {FLOORS[name]}" for name in old)
         wanted = " ".join(f'"{name}>={FLOORS[name]}"' for name in old)
         danger = Refused(f"{told}: such versions can run code that comes with a model")
-        return fault("libraries", danger, todo=f"python -m pip install -U {wanted}", facts=facts)
+        return fault("libraries", danger, todo=pip_line(f"-U {wanted}"), facts=facts)
     told = ", ".join(f"{name} {versions[name]}" for name in FLOORS if name != "torch")
     return Finding(name="libraries", status="ok", found=told, facts=facts)
 
@@ -54,7 +66,7 @@ def judge_extras(versions: Mapping[str, str]) -> Finding:
             parts.append(f"{extra} is not installed; it is for {use}")
         elif is_older(found, floor):
             parts.append(f"{library} {found} is older than {floor}")
-            todo = f'python -m pip install -U "{library}>={floor}"'
+            todo = pip_line(f'-U "{library}>={floor}"')
         else:
             parts.append(f"{library} {found}")
     return Finding(

@@ -108,7 +108,10 @@ def test_a_cpu_build_beside_a_card_is_called_out(driver: Driver, index: str) -> 
     [
         ("/u/.local/share/pipx/venvs/creatok", "pipx runpip creatok install --force-reinstall"),
         (r"C:\u\pipx\venvs\creatok", "pipx runpip creatok install"),
-        ("/u/.local/share/uv/tools/creatok", "uv tool install --reinstall --torch-backend=auto"),
+        (
+            "/u/.local/share/uv/tools/creatok",
+            "uv pip install --python /u/.local/share/uv/tools/creatok --force",
+        ),
         ("/u/venv", "python -m pip install --force-reinstall"),
     ],
 )
