@@ -118,7 +118,7 @@ class Dials:
         return Dials(**settings)
 
 
-def check_options(options: Options) -> None:
+def check_options(options: Options, scheduler: str = "") -> None:
     """Raises UnknownName or InputError for options that no job of this base can have."""
     Dials.of(options, Spec().coherence)
 

@@ -65,7 +65,7 @@ class Spec:
     """The same where the denoiser has no guidance input (model card of schnell)."""
 
 
-def check_options(options: Options) -> None:
+def check_options(options: Options, scheduler: str = "") -> None:
     """Raises UnknownName or InputError for options that no job of this base can have."""
     from creatok_cli.backbones._flux_options import true_cfg
 

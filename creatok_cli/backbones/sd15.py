@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from creatok_cli.backbones._unet import Unet
-    from creatok_cli.domain import BaseFacts
+    from creatok_cli.domain import BaseFacts, Options
 
 SIDES = ("text", "image")
 PIPELINE = "StableDiffusionPipeline"
@@ -79,6 +79,13 @@ class Spec:
     dtype: str = "fp32"
     batch_rows: tuple[tuple[int, int], ...] = ((512, 8), (768, 4), (1024, 2))
     """(largest side, batch class): performance notes, section 6, for 512; beyond, set by eye."""
+
+
+def check_options(options: Options, scheduler: str = SCHEDULERS[0]) -> None:
+    """Raises UnknownName or InputError for options that no job with this scheduler can have."""
+    from creatok_cli.backbones._schedulers import settled
+
+    settled("sd15", scheduler, options)
 
 
 def build(spec: Spec, facts: BaseFacts, *, device: str, dtype: str) -> Unet:

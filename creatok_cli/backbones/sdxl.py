@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from creatok_cli.backbones._unet import Unet
-    from creatok_cli.domain import BaseFacts
+    from creatok_cli.domain import BaseFacts, Options
 
 SIDES = ("text", "image")
 PIPELINE = "StableDiffusionXLPipeline"
@@ -91,6 +91,13 @@ class Spec:
     dtype: str = "fp32"
     batch_rows: tuple[tuple[int, int], ...] = ((512, 8), (1024, 4))
     """(largest side, batch class): performance notes, section 6."""
+
+
+def check_options(options: Options, scheduler: str = SCHEDULERS[0]) -> None:
+    """Raises UnknownName or InputError for options that no job with this scheduler can have."""
+    from creatok_cli.backbones._schedulers import settled
+
+    settled("sdxl", scheduler, options)
 
 
 def build(spec: Spec, facts: BaseFacts, *, device: str, dtype: str) -> Unet:

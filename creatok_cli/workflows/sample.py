@@ -448,12 +448,12 @@ def check_fit(
 
 
 def check_options(jobs: Sequence[Job], facts: Mapping[str, BaseFacts]) -> None:
-    """Raise InputError for the first job whose options its base does not know. No torch: a plug-in
-    with options says `check_options`.
+    """Raise InputError for the first job whose options its base does not know, or not with the
+    job's scheduler. No torch: a plug-in with options says `check_options`.
     """
     known = {each.digest: each for each in facts.values()}
-    asked = {(job.base_digest, job.options, bool(job.weights)): job for job in jobs}
-    for (digest, options, has_loras), job in asked.items():
+    asked = {(job.base_digest, job.options, job.scheduler, bool(job.weights)): job for job in jobs}
+    for (digest, options, scheduler, has_loras), job in asked.items():
         base = known[digest]
         try:
             own = plain_options(options, base, has_loras=has_loras)
@@ -462,7 +462,7 @@ def check_options(jobs: Sequence[Job], facts: Mapping[str, BaseFacts]) -> None:
             check = getattr(registry.get("backbones", base.backbone), "check_options", None)
             if check is None:
                 raise InputError(f"base {base.name} has no options")
-            check(own)
+            check(own, scheduler)
         except InputError as error:
             raise type(error)(f"{job.where}: {error}") from error
 
