@@ -1,9 +1,9 @@
 """The Kandinsky 2 adapter: words -> prior -> embedding -> UNet -> MoVQ.
 
-Same semantics as diffusers' KandinskyV22Pipeline and KandinskyPipeline (0.42) behind their prior
-pipelines: an empty negative prompt stands for the embedding of a black picture, any other is drawn
-by the prior, too, and the prior is then guided away from it. The prior runs at the head of
-`denoise`, so a condition is text alone and one encoding serves all seeds.
+Same semantics as diffusers' KandinskyV22Pipeline and KandinskyPipeline (0.42) and their Img2Img
+pipelines behind their prior pipelines: an empty negative prompt stands for the embedding of a black
+picture, any other is drawn by the prior, too, and the prior is then guided away from it. The prior
+runs at the head of `denoise`, so a condition is text alone and one encoding serves all seeds.
 
 Does not: know plans, batches or seeds beyond the list it is given.
 """
@@ -21,8 +21,9 @@ from creatok_cli.backbones._lora import Adapted, adapt
 from creatok_cli.backbones._memory import DECODE_PIXELS
 from creatok_cli.backbones._pixels import stretched
 from creatok_cli.backbones._unclip import UnclipPrior, UnclipText, Walk
-from creatok_cli.backbones._vae import draw_noise, sound
-from creatok_cli.backbones.base import Conditioning, torch_dtype
+from creatok_cli.backbones._unet import skipped
+from creatok_cli.backbones._vae import draw_noise, once, sound
+from creatok_cli.backbones.base import Conditioning, Start, torch_dtype
 from creatok_cli.domain import BaseFacts, Job, Options, Size
 from creatok_cli.errors import InputError, UnknownName
 from creatok_cli.seeds import generator
@@ -40,6 +41,7 @@ class Kandinsky(Adapter):
     nothing.
 
     `reads_words`: the decoder has a text encoder of its own, which gets the empty prompt.
+    `start_betas`: see `KandinskyImage`.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class Kandinsky(Adapter):
         dtype: str,
         walk: Walk,
         search: Walk,
+        start_betas: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(facts, device=device, dtype=dtype)
+        self._start_betas = start_betas
         self._reads_words, self._walk, self._search = reads_words, walk, search
 
     @property
@@ -76,7 +80,12 @@ class Kandinsky(Adapter):
         ready = (prior.network, prior.black, self.text.blank)
         assert all(part is not None for part in ready)
         return KandinskyImage(
-            self._loader(), self.facts, prior, self._walk, reads_words=self._reads_words
+            self._loader(),
+            self.facts,
+            prior,
+            self._walk,
+            reads_words=self._reads_words,
+            start_betas=self._start_betas,
         )
 
     @property
@@ -98,7 +107,11 @@ class Kandinsky(Adapter):
 
 
 class KandinskyImage:
-    """Denoiser, scheduler and decoder behind a prior. Drawing changes nothing here."""
+    """Denoiser, scheduler and decoder behind a prior. Drawing changes nothing here.
+
+    `start_betas`: the ends of the line of betas that says how much noise is put on a picture to
+    begin from; None where the scheduler says it.
+    """
 
     def __init__(
         self,
@@ -108,6 +121,7 @@ class KandinskyImage:
         walk: Walk,
         *,
         reads_words: bool,
+        start_betas: tuple[float, float] | None = None,
     ) -> None:
         from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, VQModel
 
@@ -119,6 +133,7 @@ class KandinskyImage:
         self._scheduler: Any = loader.small(self._kinds[facts.schedulers[0]], "scheduler")
         self._scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self._words = _nothing(loader) if reads_words else None
+        self._start_betas = start_betas
 
     def noise(self, seeds: Sequence[int], size_px: Size) -> Tensor:
         """[b c h w] f32 on the CPU: row i is drawn from `derive(seeds[i], "noise")` alone."""
@@ -135,6 +150,7 @@ class KandinskyImage:
         scheduler: str,
         options: Options,
         seeds: Sequence[int],
+        start: Start | None = None,
     ) -> Iterator[Tensor]:
         """Latents [b c h w] after each step; the prior runs first. One call of 2B rows (negative
         first) when guidance > 1.
@@ -147,10 +163,11 @@ class KandinskyImage:
         if self._words is not None:
             words, pooled = (rows.expand(len(embeds), *rows.shape[1:]) for rows in self._words)
             more = {"text_embeds": pooled}
-        latents = noise.to(device=self._device, dtype=torch_dtype(self._dtype))
-        latents = latents * schedule.init_noise_sigma
+        times, latents = self._begun(
+            schedule, start, steps, noise.to(device=self._device, dtype=torch_dtype(self._dtype))
+        )
         channels = latents.shape[1]
-        for index, t in enumerate(schedule.timesteps):
+        for index, t in enumerate(times):
             found = self.unet(
                 sample=torch.cat([latents] * 2) if is_guided else latents,
                 timestep=t,
@@ -168,6 +185,28 @@ class KandinskyImage:
             draws = [generator(seed, "step", index) for seed in seeds]
             latents = schedule.step(predicted, t, latents, generator=draws, return_dict=False)[0]
             yield latents
+
+    def _begun(
+        self, schedule: Any, start: Start | None, steps: int, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(times of the steps to take, latents before the first)."""
+        if start is None:
+            return schedule.timesteps, noise * schedule.init_noise_sigma
+        times, clean = schedule.timesteps[skipped(start, steps) :], self._encode(start.pixels)
+        if self._start_betas is None:
+            return times, schedule.add_noise(clean, noise, times[:1])
+        # Kandinsky 2.1 was published with a line of its own here, and a time that follows from the
+        # strength alone (diffusers: "taken from the original kandinsky repo").
+        count = int(schedule.config.num_train_timesteps)
+        kept = torch.cumprod(1 - torch.linspace(*self._start_betas, count), 0)
+        share = kept[max(int(count * start.strength) - 2, 0)].to(noise)
+        return times, share**0.5 * clean + (1 - share) ** 0.5 * noise
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """[b 3 H W] in [-1, 1] -> latents [b c h w], without noise; row by row, for equal bytes."""
+        shown = once(pixels).to(device=self._device, dtype=torch_dtype(self._dtype))
+        found = [self.vae.encode(part[None], return_dict=False)[0] for part in shown]
+        return torch.cat(found).expand(len(pixels), *found[0].shape[1:])
 
     def _embeds(
         self, cond: Conditioning, negative: Conditioning | None, walk: Walk, seeds: Sequence[int]

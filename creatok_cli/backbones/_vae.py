@@ -53,10 +53,11 @@ class Vae:
         """
         model = self._as(False)
         # The model itself may wait on the host until it works.
-        pixels = pixels.to(device=self._device, dtype=model.dtype)
+        pixels = once(pixels).to(device=self._device, dtype=model.dtype)
+        posteriors = [model.encode(part[None]).latent_dist for part in pixels]
         found = []
-        for part, own in zip(pixels, seeds, strict=True):
-            posterior = model.encode(part[None]).latent_dist
+        for index, own in enumerate(seeds):
+            posterior = posteriors[index % len(posteriors)]
             # f32 on the CPU, then cast: one seed, one noise, on every device.
             noise = torch.randn(posterior.mean.shape[1:], generator=generator(own, "start"))
             found.append(posterior.mean + posterior.std * noise.to(posterior.mean))
@@ -72,6 +73,11 @@ class Vae:
     @staticmethod
     def _rows(sides: Sequence[int], scale: int) -> int:
         return max(1, DECODE_PIXELS // (sides[0] * sides[1] * scale**2))
+
+
+def once(pixels: Tensor) -> Tensor:
+    """The first row of rows that share their memory: one picture is encoded once for all seeds."""
+    return pixels[:1] if pixels.stride(0) == 0 else pixels
 
 
 def sound(pixels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ own name, both without pickles (`*.bin`); from the Hub's cache each is taken by 
 
 Options of a job: `prior_steps`, `prior_guidance`. The adapter is `_kandinsky.py` over `_unclip.py`.
 
-Does not: download, or start from a picture.
+Does not: download.
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ ENCODERS = (("clip_l", "text_encoder"),)
 LORA_PARTS = ("prior", "unet")
 """What a LoRA may change."""
 SCHEDULERS = ("ddim", "ddpm")
+CAN_START = True
+"""A job may begin from a picture."""
+START_BETAS = (0.0001, 0.02)
+"""Of the noise on that picture (diffusers: KandinskyImg2ImgPipeline.add_noise)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,4 +88,5 @@ def build(spec: Spec, facts: BaseFacts, *, device: str, dtype: str) -> Kandinsky
         dtype=dtype,
         walk=Walk(spec.prior_steps, spec.prior_guidance),
         search=Walk(spec.search_steps, spec.prior_guidance),
+        start_betas=START_BETAS,
     )

@@ -12,7 +12,7 @@ own name, both without pickles (`*.bin`); from the Hub's cache each is taken by 
 
 Options of a job: `prior_steps`, `prior_guidance`. The adapter is `_kandinsky.py` over `_unclip.py`.
 
-Does not: download, or start from a picture.
+Does not: download.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ ENCODERS = (("clip_g", "text_encoder"),)
 LORA_PARTS = ("prior", "unet")
 """What a LoRA may change."""
 SCHEDULERS = ("ddpm", "ddim")
+CAN_START = True
+"""A job may begin from a picture."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

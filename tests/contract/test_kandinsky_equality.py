@@ -12,6 +12,7 @@ import torch
 from creatok_cli import registry
 from creatok_cli.backbones import _weights
 from creatok_cli.backbones._unclip import Walk
+from creatok_cli.backbones.base import Start
 from creatok_cli.errors import ArtefactError, DigestMismatch, InputError, ModelMissing, Refused
 from creatok_cli.seeds import generator
 from creatok_cli.tokens.lora import lora_bytes
@@ -184,6 +185,85 @@ def test_latents_equal_both_pipelines(
     # The random decoder makes large steps of small ones.
     assert float((pixels - shown.clamp(-1, 1)).abs().max()) <= 20 * NEAR
     assert float(pixels.std(0).mean()) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("strength", "guidance", "second"), [(0.5, 4.0, False), (0.75, 1.0, True), (1.0, 4.0, False)]
+)
+def test_latents_from_pictures_equal_the_img2img_pipelines(
+    folder: Path,
+    version: str,
+    plain_prior: Any,
+    strength: float,
+    guidance: float,
+    second: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With every sampler; the pipelines' own default is the first."""
+    import diffusers
+    from diffusers.schedulers import scheduling_ddpm
+
+    one = opened(folder)
+    steps, count, is_old = 4, len(PROMPTS), version == "2.1"
+    scheduler = one.facts.schedulers[int(second)]
+    embeds = plain_prior(
+        PROMPTS,
+        num_inference_steps=4,
+        guidance_scale=4.0,
+        latents=prior_noise(one.prior.width, "prior"),
+    )
+    pixels = torch.rand((count, 3, 32, 32), generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        noise = one.image.noise(SEEDS, (32, 32))
+        found = list(
+            one.image.denoise(
+                noise,
+                one.text.encode(PROMPTS, []),
+                negative=one.text.encode([""] * count, []),
+                steps=steps,
+                guidance=guidance,
+                scheduler=scheduler,
+                options=(("prior_steps", 4),),
+                seeds=SEEDS,
+                start=Start(pixels * 2 - 1, strength),
+            )
+        )
+    kind = diffusers.KandinskyImg2ImgPipeline if is_old else diffusers.KandinskyV22Img2ImgPipeline
+    pipe = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    settings = dict(pipe.scheduler.config)
+    if scheduler == "ddim":
+        settings.pop("variance_type", None)
+    schedulers = {"ddpm": diffusers.DDPMScheduler, "ddim": diffusers.DDIMScheduler}
+    pipe.scheduler = schedulers[scheduler].from_config(settings)
+    index = iter(range(steps))
+
+    def draw(shape: Any, **more: Any) -> torch.Tensor:
+        at = next(index)
+        rows = [torch.randn(shape[1:], generator=generator(s, "step", at)) for s in SEEDS]
+        return torch.stack(rows)
+
+    monkeypatch.setattr(scheduling_ddpm, "randn_tensor", draw)
+    monkeypatch.setattr(f"{kind.__module__}.randn_tensor", lambda shape, **more: noise.clone())
+    latents: list[torch.Tensor] = []
+    decode = pipe.movq.decode
+    monkeypatch.setattr(
+        pipe.movq, "decode", lambda z, **more: latents.append(z) or decode(z, **more)
+    )
+    pipe(
+        **({"prompt": [""] * count} if is_old else {}),
+        image=list(pixels[:, None]),
+        image_embeds=embeds.image_embeds,
+        negative_image_embeds=embeds.negative_image_embeds,
+        width=32,
+        height=32,
+        strength=strength,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        output_type="pt",
+    )
+    assert len(found) == steps * strength
+    assert float((found[-1] - latents[0]).abs().max()) <= NEAR * float(latents[0].std())
 
 
 def test_text_and_picture_embeddings_equal_the_library(folder: Path, plain_prior: Any) -> None:
