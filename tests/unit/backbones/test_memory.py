@@ -24,6 +24,7 @@ from creatok_cli.backbones.base import Load, Room
 from creatok_cli.domain import Job
 from creatok_cli.errors import OutOfMemory
 from creatok_cli.tokens._layout import write_layout
+from tests.tiny_bases import TINY
 
 SD3_MEDIUM = Needs(
     towers=round(1.64e9),
@@ -57,7 +58,7 @@ def config(folder: Path, part: str, **content: Any) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A transformer of three blocks in two files, a decoder, CLIP and T5, by their headers alone."""
+    """A transformer of three blocks in two files, decoder, CLIP and T5, by their headers alone."""
     place = tmp_path / "base"
     place.mkdir()
     parts = ("transformer", "vae", "text_encoder", "text_encoder_3", "tokenizer")
@@ -283,10 +284,11 @@ def drawn(backbone: Any) -> tuple[Tensor, Tensor]:
 Folders = Callable[..., Path]
 
 
-@pytest.fixture(params=["sd3", "kandinsky"])
-def real(request: pytest.FixtureRequest, tiny_folders: Folders, tiny_kandinsky: Folders) -> Path:
-    """A tiny base of the real classes: one with T5, one with a prior."""
-    return tiny_folders(t5=True) if request.param == "sd3" else tiny_kandinsky("2.2")
+@pytest.fixture(params=sorted(TINY))
+def real(request: pytest.FixtureRequest, tiny_folders: Folders, tiny_base: Folders) -> Path:
+    """A tiny base of each family's real classes, SD3 with T5."""
+    is_sd3 = request.param == "StableDiffusion3Pipeline"
+    return tiny_folders(t5=True) if is_sd3 else tiny_base(request.param)
 
 
 def test_rungs_change_no_picture_and_storage_does(real: Path) -> None:
@@ -299,8 +301,11 @@ def test_rungs_change_no_picture_and_storage_does(real: Path) -> None:
     assert bool(pixels.isfinite().all())
     denoiser = getattr(stored.image, "transformer", None) or stored.image.unet
     assert torch.float8_e4m3fn in {each.dtype for each in denoiser.parameters()}
-    grouped = opened(real, Room("group"), "fp8")
-    assert torch.equal(drawn(grouped)[0], latents)
+
+
+def test_storage_is_the_same_layer_by_layer(tiny_sd3: Path) -> None:
+    plain, grouped = (drawn(opened(tiny_sd3, room, "fp8")) for room in (Room(), Room("group")))
+    assert torch.equal(plain[0], grouped[0])
 
 
 def test_a_base_makes_room_by_what_is_free(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
