@@ -292,10 +292,13 @@ class Report:
 
 
 def event_fields(event: Event) -> dict[str, Any]:
-    """The fields of an event as JSON data; files of a dry run become objects."""
+    """The fields of an event as JSON data; files of a dry run and stages become objects."""
     fields = asdict(event)
     if isinstance(event, Planned):
         fields["files"] = [{"file": name, "there": there} for name, there in event.files]
+    if isinstance(event, Profile):
+        names = ("stage", "seconds", "times")
+        fields["stages"] = [dict(zip(names, each, strict=True)) for each in event.stages]
     return fields
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from creatok_cli import _conditions, config
-from creatok_cli.backbones.base import Conditioning
+from creatok_cli._means import Means
+from creatok_cli.backbones.base import Conditioning, Fit, Load, Room
 from creatok_cli.domain import BaseFacts, Batch, Failed, Group, Job, Plan, Rendered
 from creatok_cli.errors import (
     ArtefactError,
@@ -824,3 +825,143 @@ def test_threads_of_a_batch_are_those_of_its_base(
         assert pool.submit(torch.get_num_threads).result() == 3
     torch.set_num_threads(1)
     assert moved._own == 3  # also where torch's own choice is another one
+
+
+# Memory, storage, compiling
+
+
+@dataclass
+class Roomy(Plain):
+    """A backbone that can be lodged."""
+
+    fits: list[tuple[tuple[Load, ...], float | None, bool]] = field(default_factory=list)
+    stored: list[str] = field(default_factory=list)
+    fit_as: Fit = field(default_factory=lambda: Fit(Room("offload"), "8.0 GiB: one at a time"))
+    options: list[Any] = field(default_factory=list)
+
+    def make_room(self, loads: Sequence[Load], vram_gib: float | None, *, compiled: bool) -> Fit:
+        self.fits.append((tuple(loads), vram_gib, compiled))
+        return replace(self.fit_as, room=replace(self.fit_as.room, is_compiled=compiled))
+
+    def store(self, storage: str) -> None:
+        self.stored.append(storage)
+
+    def denoise(self, noise: Tensor, cond: Conditioning, **how: Any) -> Iterator[Tensor]:
+        self.options.append(how["options"])
+        yield from super().denoise(noise, cond, **how)
+
+
+def test_room_is_made_for_every_kind_of_batch_and_told_once() -> None:
+    roomy = Roomy()
+    one = renderer(roomy, means=Means(8.0))
+    batches = [
+        batch([0, 1], index=0),
+        batch([2, 3], index=1),
+        batch([4], size=2, index=2, size_px=(16, 8), guidance=1.0),
+    ]
+    one.prepare(plan(*batches))
+    notices = one.check(plan(*batches))
+    assert [(each.level, each.message) for each in notices] == [("info", "8.0 GiB: one at a time")]
+    loads = (Load((8, 8), 4, True), Load((16, 8), 2, False))
+    assert roomy.fits == [(loads, 8.0, False)]
+    results = [each for some in batches for each in one.render(some)]
+    assert len(roomy.fits) == 1
+    assert {each.provenance.notes for each in results if isinstance(each, Rendered)} == {
+        ("memory: offload",)
+    }
+
+
+def test_a_tight_fit_is_a_warning_and_none_at_all_an_error() -> None:
+    tight = Roomy(fit_as=Fit(Room("group"), "may be too much", is_tight=True))
+    notices = renderer(tight, means=Means()).check(plan(batch([0])))
+    assert [each.level for each in notices] == ["warning"]
+
+    class Full(Roomy):
+        def make_room(self, loads: Any, vram_gib: Any, *, compiled: bool) -> Fit:
+            raise OutOfMemory("fits in no way")
+
+    with pytest.raises(OutOfMemory, match="fits in no way"):
+        renderer(Full(), means=Means()).check(plan(batch([0])))
+
+
+def test_bases_that_know_no_room_and_renderers_without_means_live_as_ever() -> None:
+    assert renderer(Plain(), means=Means(4.0)).check(plan(batch([0]))) == ()
+    roomy = Roomy()
+    assert len(renderer(roomy).render(batch([0]))) == 1
+    assert roomy.fits == []
+
+
+@pytest.mark.parametrize(
+    ("device", "compiling", "pictures", "compiled"),
+    [
+        ("cuda:0", "auto", 30, False),
+        ("cuda:0", "auto", 31, True),
+        ("cpu", "auto", 1000, False),
+        ("mps", "auto", 1000, False),
+        ("cpu", "on", 1, True),
+        ("cuda:0", "off", 1000, False),
+    ],
+)
+def test_long_plans_are_compiled_on_cuda(
+    device: str, compiling: Any, pictures: int, compiled: bool
+) -> None:
+    assert Means(compiling=compiling).is_compiled(device, pictures) is compiled
+
+
+def test_the_whole_plan_decides_about_compiling_not_what_is_left() -> None:
+    batches = [batch(range(i, i + 4), index=i // 4) for i in range(0, 32, 4)]
+    roomy = Roomy(fit_as=Fit(Room()))
+    roomy.device = "cuda:0"
+    one = renderer(roomy, means=Means())
+    one.prepare(plan(batches[-1]), plan(*batches))
+    one = pickle_twin(one, roomy)
+    (result, *_) = one.render(batches[-1])
+    assert roomy.fits == [((Load((8, 8), 4, True),), None, True)]
+    assert isinstance(result, Rendered)
+    assert dict(result.provenance.versions)["compiled"] == "blocks"
+
+
+def pickle_twin(one: Renderer, roomy: Roomy) -> Renderer:
+    """As an engine in another process has it."""
+    twin = Renderer.__new__(Renderer)
+    twin.__setstate__({**one.__getstate__(), "_open_backbone": lambda group: roomy})
+    return twin
+
+
+def test_storage_belongs_to_the_open_base() -> None:
+    roomy = Roomy(facts=LIGHT, fit_as=Fit(Room()))
+    opened: list[Group] = []
+
+    def opens(group: Group) -> Roomy:
+        opened.append(group)
+        return roomy
+
+    one = Renderer(opens, means=Means())
+    stored = batch([0, 1], options=(("storage", "fp8"), ("x", 1)))
+    stored = replace(stored, group=replace(GROUP, storage="fp8"))
+    for each in (stored, replace(stored, index=1), batch([2, 3], index=2)):
+        one.render(each)
+    assert [each.storage for each in opened] == ["fp8", ""]
+    assert roomy.stored == ["fp8"]
+    assert roomy.options == [(("x", 1),)] * 2 + [()]
+
+
+@pytest.mark.parametrize("kind", ["stored", "offload"])
+def test_weights_that_move_or_are_cast_are_used_by_one_thread_at_a_time(kind: str) -> None:
+    inside, most = [0], [0]
+
+    def watch(call: int, seeds: list[int]) -> None:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.02)
+        inside[0] -= 1
+
+    room = Room("offload") if kind == "offload" else Room()
+    roomy = Roomy(facts=LIGHT, fit_as=Fit(room), faults=Faults(denoise=watch))
+    one = renderer(roomy, means=Means())
+    group = replace(GROUP, storage="fp8" if kind == "stored" else "")
+    batches = [replace(batch([i], size=1, index=i), group=group) for i in range(6)]
+    one.prepare(plan(*batches))
+    with ThreadPoolExecutor(3) as pool:
+        assert len(list(pool.map(one.render, batches))) == 6
+    assert most[0] == 1

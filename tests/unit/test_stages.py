@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from creatok_cli._stages import Clock, Span, Stages, clock, summed, timed
-from creatok_cli.cli.console import profile_lines
+from creatok_cli.cli.console import event_fields, event_name, profile_lines
 from creatok_cli.domain import Profile
 from tests.unit.test_render import Plain, batch, renderer
 
@@ -147,3 +147,10 @@ def test_people_read_a_line_per_stage() -> None:
         "  to host        0.03 s   0.0%  30 x 1 ms",
         "  at most 3 of 24 pictures waited for the writers",
     ]
+
+
+def test_programs_read_objects() -> None:
+    found = Profile(device="cpu", seconds=1.0, busy=0.5, lanes=2, stages=(("denoise", 1.0, 3),))
+    fields = event_fields(found)
+    assert (event_name(found), fields["busy"], fields["lanes"]) == ("profile", 0.5, 2)
+    assert fields["stages"] == [{"stage": "denoise", "seconds": 1.0, "times": 3}]
