@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
+from creatok_cli.backbones._base_name import parse
+from creatok_cli.backbones._lora_file import parse_reference
+from creatok_cli.backbones._weights import resolve
 from creatok_cli.backbones.bestiary import captions
 from creatok_cli.concepts.sets import load_pairs
 from creatok_cli.config import build_spec
 from creatok_cli.domain import BaseFacts, Job
 from creatok_cli.plan.expand import expand
+from creatok_cli.plan.presets import base_presets, load_base_preset
 from creatok_cli.plan.sheet import load_sheet
 from creatok_cli.registry import describe, get, preset_folder
 from creatok_cli.workflows._preset import load_preset, presets
+from creatok_cli.workflows.sample import check_options
 
 ROOT = Path(__file__).parents[2]
 SHEETS = sorted((preset_folder() / "sheets").glob("*.yaml"))
@@ -184,3 +190,59 @@ def test_cretok_is_the_setting_of_the_paper() -> None:
     assert values["restrictive"] == "a {a} {b}"
     full = load_preset("learn", "cretok-full").values
     assert (full["theta"], full["sampling"]) == ("auto", "full")
+
+
+BASES = base_presets()
+ROW = re.compile(
+    r"^#   (steps|guidance|size|dtype|prior_guidance|prior_steps) +(\S+)", re.MULTILINE
+)
+
+
+def test_the_presets_of_bases_are_there() -> None:
+    families = {parse(str(load_base_preset(name).content.base)).backbone for name in BASES}
+    assert families >= {"sd15", "sdxl", "sd3", "flux", "kandinsky21", "kandinsky22"}
+    assert {f"bases/{name}" for name in ("hyper-sdxl-4", "lcm-sd15", "sdxl-turbo")} <= set(BASES)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_preset_of_a_base_says_what_how_and_from_where(name: str) -> None:
+    text = (preset_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+    header, _, rest = text.partition("\n\n")
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert f"creatok sample SHEET --preset {name}\n" in header
+    assert re.search("minutes .* GiB", header.partition("Expected:")[2])
+    assert re.search("arXiv|model card", header.partition("Source:")[2])
+    assert re.search(r"^#   -+( +-+)+$", header, re.MULTILINE), "a table of settings"
+    assert rest.startswith("base: ")
+    assert max(map(len, text.splitlines())) <= 100
+    said = yaml.safe_load(text)
+    said |= said.get("options", {})
+    for key, value in ROW.findall(header):
+        assert str(said[key]) == value or float(said[key]) == float(value), key
+    assert said["source"].startswith("https://huggingface.co/")
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_preset_of_a_base_fits_its_family(
+    name: str, tiny_base: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Scheduler, size and options are known to the family, and LoRAs have a repository."""
+    preset = load_base_preset(name)
+    asked = parse(str(preset.content.base))
+    assert asked.repo
+    for lora in preset.loras:
+        reference = parse_reference(lora.path)
+        assert reference is not None
+        assert reference.repo in str(preset.content.source)
+    folder = str(tiny_base(describe("backbones", asked.backbone).facts["PIPELINE"]))
+    path = tmp_path / "x.yaml"
+    path.write_text("version: 1\njobs: [{prompt: an owl}]\n")
+    sheet = load_sheet(str(path), preset=name, base=folder)
+    digests = {lora.path: f"sha256:{at}" for at, lora in enumerate(preset.loras)}
+    facts = {folder: resolve(folder)}
+    (job,) = expand(sheet, facts, {}, digests)
+    check_options([job], facts)
+    assert job.steps == preset.content.steps
+    assert job.guidance == preset.content.guidance
+    assert job.size_px == preset.content.size
+    assert [scale for _, scale in job.weights] == [lora.scale for lora in preset.loras]

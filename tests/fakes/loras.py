@@ -1,4 +1,5 @@
-"""LoRA files for tests: random low-rank weights for any base folder, and files by hand.
+"""LoRA files for tests: random low-rank weights for any base folder, under names of diffusers or of
+kohya's trainer, and files by hand.
 
 Does not: train anything.
 """
@@ -6,7 +7,10 @@ Does not: train anything.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +18,26 @@ from creatok_cli.tokens._layout import read_layout
 from creatok_cli.tokens.lora import lora_bytes
 
 ENDS = ("attn.to_q", "attn.to_out.0", "attn.add_k_proj", "self_attn.q_proj")
+
+
+RESNET = {
+    "conv1": "in_layers.2",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+TOPS = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_out": "out.2",
+}
+TRAINED = re.compile(
+    r"attn\d\.to_|ff\.net\.|proj_in|proj_out|(up|down)samplers|conv\w*|time_emb_proj|linear_\d"
+)
+"""What LCM-LoRA, Hyper-SD and SDXL-Lightning change in a UNet: convolutions, too."""
 
 
 def modules(folder: Path, part: str) -> dict[str, tuple[int, ...]]:
@@ -59,3 +83,49 @@ def raw(
         payload += data
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + payload
+
+
+def original(module: str, per_block: int) -> str:
+    """A module as the authors of the UNet call it: `per_block` of their blocks are one here."""
+    if module in TOPS:
+        return TOPS[module]
+    side, _, rest = module.partition(".")
+    if side == "mid_block":
+        kind, at, rest = rest.split(".", 2)
+        number = {"resnets0": 0, "attentions0": 1, "resnets1": 2}[kind + at]
+        return f"middle_block.{number}.{RESNET.get(rest, rest)}"
+    block, kind, at, rest = rest.split(".", 3)
+    rest, first = RESNET.get(rest, rest), per_block * int(block)
+    inner = f"{int(kind == 'attentions')}.{rest}"
+    if side == "down_blocks":
+        if kind == "downsamplers":
+            return f"input_blocks.{first + per_block}.0.op"
+        return f"input_blocks.{1 + first + int(at)}.{inner}"
+    if kind == "upsamplers":
+        return f"output_blocks.{first + per_block - 1}.2.conv"
+    return f"output_blocks.{first + int(at)}.{inner}"
+
+
+def kohya(module: str) -> str:
+    """A module as kohya's trainer writes it."""
+    return module.replace(".", "_")
+
+
+def kohya_weights(
+    model: Any, begin: str, name_of: Callable[[str], str] = str, *, rank: int = 2, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Random weights for a UNet or text tower, with alphas, as kohya's trainer writes them."""
+    draw = torch.Generator().manual_seed(seed)
+    found: dict[str, torch.Tensor] = {}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            continue
+        if not begin.startswith("lora_te") and not TRAINED.search(name):
+            continue
+        rows, columns, *kernel = layer.weight.shape
+        stem = f"{begin}{kohya(name_of(name))}"
+        down = torch.randn((rank, columns, *kernel), generator=draw) * columns**-0.5
+        up = torch.randn((rows, rank, *(1 for _ in kernel)), generator=draw) * 0.3
+        found |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+        found[f"{stem}.alpha"] = torch.tensor(float(1 + len(found) % 3))
+    return found

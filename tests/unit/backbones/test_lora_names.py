@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,10 @@ from creatok_cli.backbones._lora import wear
 from creatok_cli.backbones._lora_names import Modules
 from creatok_cli.errors import ArtefactError
 from creatok_cli.tokens.lora import DENOISER, LowRank
+from tests.fakes.loras import kohya, kohya_weights, original
 from tests.tiny import _clip
 
-RESNET = {
-    "conv1": "in_layers.2",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
-TOPS = {
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_out": "out.2",
-}
-TRAINED = re.compile(
-    r"(attn\d\.to_\w+(\.0)?|ff\.net\.\d(\.proj)?|proj_in|proj_out|(up|down)samplers)"
-)
-MORE = re.compile(r"conv\w*|time_emb_proj|linear_\d")
+ORIGINAL = partial(original, per_block=3)
 
 
 def unet(kind: str) -> Any:
@@ -68,50 +52,6 @@ def unet(kind: str) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return UNet2DConditionModel(**common, **own).eval()
-
-
-def original(module: str) -> str:
-    """What the authors of the UNet call a module, by their own count of blocks (2 layers each)."""
-    if module in TOPS:
-        return TOPS[module]
-    side, _, rest = module.partition(".")
-    if side == "mid_block":
-        kind, at, rest = rest.split(".", 2)
-        number = {"resnets0": 0, "attentions0": 1, "resnets1": 2}[kind + at]
-        return f"middle_block.{number}.{RESNET.get(rest, rest)}"
-    block, kind, at, rest = rest.split(".", 3)
-    rest = RESNET.get(rest, rest)
-    if side == "down_blocks":
-        if kind == "downsamplers":
-            return f"input_blocks.{3 * int(block) + 3}.0.op"
-        return f"input_blocks.{1 + 3 * int(block) + int(at)}.{int(kind == 'attentions')}.{rest}"
-    if kind == "upsamplers":
-        return f"output_blocks.{3 * int(block) + 2}.2.conv"
-    return f"output_blocks.{3 * int(block) + int(at)}.{int(kind == 'attentions')}.{rest}"
-
-
-def kohya(module: str) -> str:
-    return module.replace(".", "_")
-
-
-def changes(
-    model: Any, begin: str, name_of: Callable[[str], str], *, rank: int, seed: int
-) -> dict[str, torch.Tensor]:
-    """Random weights of kohya's form for what trainers train, convolutions included."""
-    draw = torch.Generator().manual_seed(seed)
-    found: dict[str, torch.Tensor] = {}
-    for name, layer in model.named_modules():
-        if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
-            continue
-        if not begin.startswith("lora_te") and not (TRAINED.search(name) or MORE.search(name)):
-            continue
-        rows, columns, *kernel = layer.weight.shape
-        stem = f"{begin}{kohya(name_of(name))}"
-        down = torch.randn((rank, columns, *kernel), generator=draw) * columns**-0.5
-        up = torch.randn((rows, rank, *(1 for _ in kernel)), generator=draw) * 0.3
-        found |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
-        found[f"{stem}.alpha"] = torch.tensor(float(1 + len(found) % 3))
-    return found
 
 
 def pipeline(kind: str) -> Any:
@@ -162,22 +102,24 @@ def check_equal(pipe: Any, files: list[tuple[Path, float]]) -> None:
 
 def test_kohya_on_sd15_equals_diffusers(tmp_path: Path) -> None:
     pipe = pipeline("sd15")
-    both = changes(pipe.unet, "lora_unet_", str, rank=3, seed=0)
-    both |= changes(pipe.text_encoder, "lora_te_", str, rank=2, seed=1)
+    both = kohya_weights(pipe.unet, "lora_unet_", str, rank=3, seed=0)
+    both |= kohya_weights(pipe.text_encoder, "lora_te_", str, rank=2, seed=1)
     save_file(both, tmp_path / "one.safetensors")
     # As LCM-LoRA and Hyper-SD: no text encoder, half precision.
-    few = {k: v.half() for k, v in changes(pipe.unet, "lora_unet_", str, rank=4, seed=2).items()}
+    few = {
+        k: v.half() for k, v in kohya_weights(pipe.unet, "lora_unet_", str, rank=4, seed=2).items()
+    }
     save_file(few, tmp_path / "few.safetensors")
     check_equal(pipe, [(tmp_path / "few.safetensors", 0.7), (tmp_path / "one.safetensors", -1.5)])
 
 
 def test_kohya_on_sdxl_equals_diffusers_under_names_of_the_original_unet(tmp_path: Path) -> None:
     pipe = pipeline("sdxl")
-    both = changes(pipe.unet, "lora_unet_", original, rank=3, seed=0)
-    both |= changes(pipe.text_encoder, "lora_te1_", str, rank=2, seed=1)
-    both |= changes(pipe.text_encoder_2, "lora_te2_", str, rank=2, seed=2)
+    both = kohya_weights(pipe.unet, "lora_unet_", ORIGINAL, rank=3, seed=0)
+    both |= kohya_weights(pipe.text_encoder, "lora_te1_", str, rank=2, seed=1)
+    both |= kohya_weights(pipe.text_encoder_2, "lora_te2_", str, rank=2, seed=2)
     save_file(both, tmp_path / "sgm.safetensors")
-    plain = changes(pipe.unet, "lora_unet_", str, rank=4, seed=2)
+    plain = kohya_weights(pipe.unet, "lora_unet_", str, rank=4, seed=2)
     # Diffusers drops these, with a warning; trainers write them under the original names.
     plain = {name: each for name, each in plain.items() if "add_embedding" not in name}
     save_file(plain, tmp_path / "plain.safetensors")
@@ -191,7 +133,7 @@ def test_every_matrix_of_the_unet_is_found_under_both_names() -> None:
         for name, shape in shapes.items():
             if "norm" in name or (kind == "sd15" and name.startswith("add_embedding")):
                 continue
-            for spelling in (name, kohya(name), original(name), kohya(original(name))):
+            for spelling in (name, kohya(name), ORIGINAL(name), kohya(ORIGINAL(name))):
                 (piece,) = modules.pieces(change(spelling, shape))
                 assert (piece.module, piece.at, piece.first, piece.last) == (name, 0, 0, shape[0])
 

@@ -180,7 +180,7 @@ def test_what_is_no_mapping_is_refused(preset: str) -> None:
 def test_shipped_presets_go_by_name() -> None:
     assert "bases/hyper-sdxl-4" in base_presets()
     assert load_base_preset("sdxl").name == load_base_preset("bases/sdxl").name == "bases/sdxl"
-    with pytest.raises(UnknownName, match="a file of your own ends in .yaml"):
+    with pytest.raises(UnknownName, match=r"a file of your own ends in \.yaml"):
         load_base_preset("nothing-like-it")
 
 
