@@ -15,7 +15,7 @@ import torch
 
 from creatok_cli import registry
 from creatok_cli.backbones import _weights
-from creatok_cli.backbones.base import Backbone, Conditioning
+from creatok_cli.backbones.base import Backbone, Conditioning, Start
 from creatok_cli.domain import BaseFacts, Batch, Group, Job, Plan, Rendered
 from creatok_cli.errors import ModelMissing, UnknownName
 from creatok_cli.executors.local import Local
@@ -33,6 +33,15 @@ NAMES = tuple(
 """Bases without words have a matrix of their own: tests/unit/backbones/test_els.py."""
 
 
+def family_of(name: str) -> registry.PluginFacts:
+    """The plug-in whose classes a base opens."""
+    own = registry.describe("backbones", name)
+    return registry.describe("backbones", own.facts.get("ADAPTER", name))
+
+
+STARTERS = tuple(name for name in NAMES if family_of(name).facts.get("CAN_START"))
+
+
 @pytest.fixture(params=NAMES)
 def facts(request: pytest.FixtureRequest, tiny_base: Callable[[str], Path]) -> BaseFacts:
     """Facts of each base; where its weights are not here, a tiny model of its classes."""
@@ -40,9 +49,7 @@ def facts(request: pytest.FixtureRequest, tiny_base: Callable[[str], Path]) -> B
     try:
         return _weights.resolve(name)
     except ModelMissing:
-        own = registry.describe("backbones", name)
-        family = registry.describe("backbones", own.facts.get("ADAPTER", name))
-        folder = tiny_base(family.facts["PIPELINE"])
+        folder = tiny_base(family_of(name).facts["PIPELINE"])
         return replace(_weights.resolve(str(folder)), name=name, backbone=name)
 
 
@@ -220,6 +227,70 @@ def test_sides_open_again_after_release_and_weights_never_change(facts: BaseFact
     assert torch.equal(first, draw(one, ["a pig"], [1])[-1])
     one.release("prior")
     assert _weights.resolve(facts.folder).digest == facts.digest
+
+
+def pixels_of(facts: BaseFacts, count: int, seed: int = 5) -> torch.Tensor:
+    """Different pictures [count 3 H W], each of soft patches: noise has nothing to keep."""
+    width, height = facts.size_px
+    draw = torch.Generator().manual_seed(seed)
+    patches = torch.rand((count, 3, 4, 4), generator=draw) * 2 - 1
+    return torch.nn.functional.interpolate(patches, (height, width), mode="bilinear")
+
+
+@pytest.mark.parametrize("facts", STARTERS, indirect=True)
+def test_a_start_takes_its_share_of_the_steps(facts: BaseFacts) -> None:
+    one = opened(facts)
+    pixels = pixels_of(facts, 2)
+    for scheduler in facts.schedulers:
+        how: dict[str, Any] = {"steps": 4, "scheduler": scheduler}
+        latents = draw(one, ["a pig"] * 2, [1, 2], start=Start(pixels, 0.5), **how)
+        assert len(latents) == 2, scheduler
+        assert all(bool(each.isfinite().all()) for each in latents)
+    for strength, taken in ((0.01, 1), (0.25, 1), (0.75, 3), (1.0, 4)):
+        start = Start(pixels, strength)
+        assert len(draw(one, ["a pig"] * 2, [1, 2], steps=4, start=start)) == taken
+    # A share that is no whole step is rounded as the family's pipeline of diffusers does it.
+    assert len(draw(one, ["a pig"] * 2, [1, 2], steps=5, start=Start(pixels, 0.5))) in (2, 3)
+
+
+@pytest.mark.parametrize("facts", STARTERS, indirect=True)
+def test_a_weak_start_stays_with_its_picture(facts: BaseFacts) -> None:
+    one, seeds = opened(facts), [1, 2]
+    pixels = pixels_of(facts, 2)
+    weak = draw(one, ["a pig"] * 2, seeds, steps=100, start=Start(pixels, 0.01))[-1]
+    half = draw(one, ["a pig"] * 2, seeds, steps=4, start=Start(pixels, 0.5))[-1]
+    with torch.inference_mode():
+        encode = getattr(one.image, "_encode", None)
+        own = encode(pixels) if encode else one.image._vae.encode(pixels, seeds)
+    near, far = float((weak - own).abs().mean()), float((half - own).abs().mean())
+    assert near < 0.2 * far
+    assert near < 0.5 * float(own.std())
+
+
+@pytest.mark.parametrize("facts", STARTERS, indirect=True)
+def test_a_started_row_depends_on_its_picture_and_seed_only(facts: BaseFacts) -> None:
+    one, pixels, how = opened(facts), pixels_of(facts, 2), {"steps": 2}
+    prompts, seeds = ["a pig", "an owl", "a dragon", "a dragon"], [1, 2, 3, 3]
+    rows = pixels[[0, 1, 0, 0]]
+    first = draw(one, prompts, seeds, start=Start(rows, 0.5), **how)[-1]
+    order = [2, 0, 3, 1]
+    again = draw(
+        one,
+        [prompts[i] for i in order],
+        [seeds[i] for i in order],
+        start=Start(rows[order], 0.5),
+        **how,
+    )[-1]
+    assert torch.equal(first[order], again)
+    others = [1, 7, 8, 9]
+    changed = draw(one, ["a pig"] * 4, others, start=Start(pixels[[0, 1, 1, 0]], 0.5), **how)[-1]
+    assert torch.equal(changed[0], first[0])
+    shared = Start(pixels[:1].expand(4, -1, -1, -1), 0.5)
+    copies = Start(pixels[[0, 0, 0, 0]], 0.5)
+    same = [draw(one, ["a pig"] * 4, others, start=each, **how)[-1] for each in (shared, copies)]
+    assert torch.equal(*same)
+    assert torch.equal(same[0][0], first[0])
+    assert len({row.numpy().tobytes() for row in same[0]}) == 4
 
 
 def test_unknown_schedulers_and_options_are_refused(facts: BaseFacts) -> None:
