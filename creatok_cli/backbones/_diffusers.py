@@ -10,7 +10,6 @@ Does not: choose classes (the adapters do), or draw.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from creatok_cli.backbones._floors import FLOORS, is_older
+from creatok_cli.backbones._hub_cache import shut_doors
 from creatok_cli.backbones._vet import chosen
 from creatok_cli.backbones.base import torch_dtype
 from creatok_cli.errors import ArtefactError, ModelMissing, Refused
@@ -40,7 +40,7 @@ def prepare_libraries() -> None:
     """Set the environment, check the floors, silence the libraries. Raises Refused for an old
     library.
     """
-    os.environ.update(SETTINGS)
+    shut_doors(SETTINGS)
     for name, floor in FLOORS.items():
         try:
             found = version(name)

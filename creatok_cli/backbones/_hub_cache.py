@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 """`owner/repo`; the Hub allows no `--` or `..` in it."""
 TRUE = frozenset({"1", "on", "yes", "true"})
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+SHUT = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_IMPLICIT_TOKEN")
+_before: dict[str, str | None] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,15 +104,33 @@ def size_of(folder: Path) -> int:
     return sum(sizes.values())
 
 
+def told(name: str) -> str | None:
+    """A variable of the user's; what creatok itself has set since counts as nothing."""
+    return _before[name] if name in _before else os.environ.get(name)
+
+
 def is_told_offline() -> bool:
     """Whether the Hub's own variables ask for no connections."""
-    told = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return told.lower() in TRUE
+    said = told("HF_HUB_OFFLINE") or told("TRANSFORMERS_OFFLINE") or ""
+    return said.lower() in TRUE
+
+
+def shut_doors(settings: Mapping[str, str]) -> None:
+    """Set variables that keep the libraries of this process from connecting, and remember what the
+    user had said: fetching the next base asks for it.
+    """
+    for name, value in settings.items():
+        _before.setdefault(name, os.environ.get(name))
+        os.environ[name] = value
+    constants = sys.modules.get("huggingface_hub.constants")
+    for name in SHUT if constants is not None else ():
+        if name in settings:  # read when the library was imported
+            setattr(constants, name, True)
 
 
 def hub_login() -> str:
     """How this machine is known to the Hub, without asking it and without the token."""
-    if any(os.environ.get(name, "").strip() for name in TOKENS):
+    if any((told(name) or "").strip() for name in TOKENS):
         return "logged in by HF_TOKEN"
     path = _place(os.environ.get("HF_TOKEN_PATH") or str(hub_home() / "token"))
     with suppress(OSError):

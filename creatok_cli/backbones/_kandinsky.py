@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from creatok_cli.backbones._adapter import Adapter, Loader
+from creatok_cli.backbones._kandinsky_options import walk_of
 from creatok_cli.backbones._lora import Adapted, adapt
 from creatok_cli.backbones._memory import DECODE_PIXELS
 from creatok_cli.backbones._pixels import stretched
@@ -25,7 +26,7 @@ from creatok_cli.backbones._unet import skipped
 from creatok_cli.backbones._vae import draw_noise, once, sound
 from creatok_cli.backbones.base import Conditioning, Start, torch_dtype
 from creatok_cli.domain import BaseFacts, Job, Options, Size
-from creatok_cli.errors import InputError, UnknownName
+from creatok_cli.errors import UnknownName
 from creatok_cli.seeds import generator
 from creatok_cli.tokens.token import Token
 
@@ -226,18 +227,8 @@ class KandinskyImage:
 
     def _settled(self, options: Options) -> Walk:
         """How the prior draws for a job. Raises UnknownName or InputError."""
-        given = dict(options)
-        steps = given.pop("prior_steps", self._walk.steps)
-        guidance = given.pop("prior_guidance", self._walk.guidance)
-        if given:
-            raise UnknownName(f"base {self._facts.name} has no option {next(iter(given))!r}")
-        fits = isinstance(steps, int) and not isinstance(steps, bool) and 2 <= steps <= 1000
-        if not fits or not isinstance(guidance, int | float) or not 0 <= guidance <= 100:
-            raise InputError(
-                f"base {self._facts.name}: prior_steps is 2 to 1000, prior_guidance 0 to 100"
-            )
-        assert isinstance(steps, int)
-        return Walk(steps, float(guidance))
+        walk = self._walk
+        return Walk(*walk_of(options, self._facts.name, walk.steps, walk.guidance))
 
     def _schedule(self, name: str, steps: int) -> Any:
         """A fresh scheduler with its steps set."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from creatok_cli.backbones._kandinsky import Kandinsky
-    from creatok_cli.domain import BaseFacts
+    from creatok_cli.domain import BaseFacts, Options
 
 SIDES = ("text", "prior", "image")
 PIPELINE = "KandinskyV22Pipeline"
@@ -68,6 +68,13 @@ class Spec:
     prior_guidance: float = 4.0
     search_steps: int = 5
     """For searches under autograd (Richardson et al. 2024, arXiv 2308.02669: the released code)."""
+
+
+def check_options(options: Options, scheduler: str = "") -> None:
+    """Raises UnknownName or InputError for options that no job of this base can have."""
+    from creatok_cli.backbones._kandinsky_options import walk_of
+
+    walk_of(options, "kandinsky22", Spec().prior_steps, Spec().prior_guidance)
 
 
 def build(spec: Spec, facts: BaseFacts, *, device: str, dtype: str) -> Kandinsky:

@@ -38,6 +38,8 @@ def fuse(
     resume: options.FuseResume = False,
     pool: options.Pool = False,
     device: options.FuseDevice = None,
+    vram: options.Vram = None,
+    offline: options.Offline = False,
     replace: options.Replace = False,
     dry_run: options.FuseDryRun = False,
     json_lines: options.Json = False,
@@ -59,7 +61,14 @@ def fuse(
     # 1. settings
     from creatok_cli import config
 
-    machine = config.machine({"device": options.parse_device(device), "progress": progress})
+    machine = config.machine(
+        {
+            "device": options.parse_device(device),
+            "vram": options.parse_vram(vram),
+            "offline": offline or None,
+            "progress": progress,
+        }
+    )
     command = shlex.join(["creatok", *session.argv])
     session.report.begin(machine.progress, quiet=quiet, resume=command)
 
@@ -90,6 +99,8 @@ def fuse(
         resume=resume,
         pool=pool,
         device=machine.device,
+        vram_gib=machine.vram,
+        is_offline=machine.offline,
         replace=replace,
         resume_command=command,
         stop=session.stop,

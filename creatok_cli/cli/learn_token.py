@@ -31,6 +31,8 @@ def learn_token(
     precision: options.LearnPrecision = "fp32",
     sets: options.LearnSets = None,
     device: options.LearnDevice = None,
+    vram: options.Vram = None,
+    offline: options.Offline = False,
     report: options.ReportFolder = None,
     replace: options.Replace = False,
     resume: options.Resume = False,
@@ -53,7 +55,14 @@ def learn_token(
     # 1. settings
     from creatok_cli import config
 
-    machine = config.machine({"device": options.parse_device(device), "progress": progress})
+    machine = config.machine(
+        {
+            "device": options.parse_device(device),
+            "vram": options.parse_vram(vram),
+            "offline": offline or None,
+            "progress": progress,
+        }
+    )
     command = shlex.join(["creatok", *session.argv])
     session.report.begin(machine.progress, quiet=quiet, resume=command)
 
@@ -77,6 +86,8 @@ def learn_token(
         precision=precision,
         sets=tuple(sets or ()),
         device=machine.device,
+        vram_gib=machine.vram,
+        is_offline=machine.offline,
         report=options.parse_report(report),
         has_report=report != "none",
         replace=replace,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 from creatok_cli.domain import (
     Event,
     ExploreSummary,
+    Fetching,
     Found,
     FuseSummary,
     ImageWritten,
@@ -39,6 +40,7 @@ ProgressKind = Literal["auto", "bar", "plain", "none"]
 LINE_EVERY_S = 60.0
 LINE_EVERY_PERCENT = 1
 LINE_AT_MOST_EVERY_S = 1.0
+FETCH_LINE_EVERY_S = 10.0
 BAR_CELLS = 30
 LEARN_EVERY_PERCENT = 5
 TREND_CELLS = 40
@@ -245,6 +247,8 @@ class Lines(Silence):
             self.say(found_line(event))
         if isinstance(event, Learning):
             self._show_learning(event)
+        if isinstance(event, Fetching):
+            self._show_fetching(event)
         if isinstance(event, ImageWritten | JobFailed) and tally.todo:
             now_s = time.monotonic()
             finished = tally.done + tally.failed
@@ -270,6 +274,13 @@ class Lines(Silence):
             ]
             self.say("; ".join([learning_line(event), *values]))
 
+    def _show_fetching(self, event: Fetching) -> None:
+        now_s = time.monotonic()
+        is_last = event.done_bytes >= event.total_bytes
+        if is_last or now_s >= self._said_s + FETCH_LINE_EVERY_S:
+            self._said_s = now_s
+            self.say(f"{event.name}: {fetching_line(event)}")
+
 
 class Bar(Silence):
     """A Rich bar with images/s, remaining time and failures. Rich is imported on first use."""
@@ -285,6 +296,14 @@ class Bar(Silence):
         """Move the bar."""
         if isinstance(event, Learning):
             self._show_learning(event)
+            return
+        if isinstance(event, Fetching):
+            self._bar.update(
+                self._task,
+                total=event.total_bytes,
+                completed=event.done_bytes,
+                rest=fetching_line(event),
+            )
             return
         if isinstance(event, Stage):
             self._leave_trends()
@@ -391,6 +410,11 @@ def learning_line(event: Learning) -> str:
     left_s = event.values.get(LEFT) or (left / rate if rate else 0.0)
     ahead += f", {duration(left_s)} left" if left_s and left > 0 else ""
     return f"{event.index:,}/{event.total:,} steps{ahead}"
+
+
+def fetching_line(event: Fetching) -> str:
+    """`1.20 of 5.14 GiB`."""
+    return f"{event.done_bytes / 2**30:.2f} of {event.total_bytes / 2**30:.2f} GiB"
 
 
 def stage_line(stage: Stage) -> str:

@@ -59,6 +59,8 @@ class LearnRequest:
     """`key=value` texts."""
     seed: int = 0
     device: str = "auto"
+    vram_gib: float | None = None
+    """Most memory of the device to take; below 0 what stays free."""
     report: Path | None = None
     """Folder of the report. None: `out/learn/` and the name."""
     has_report: bool = True
@@ -66,6 +68,8 @@ class LearnRequest:
     """Give the name to the new token where another one has it."""
     resume: bool = False
     """Only go on: an error where there is nothing to go on from."""
+    is_offline: bool = False
+    """Whether a base that is not here is an error instead of being fetched."""
     resume_command: str = ""
     stop: Stop | None = None
 
@@ -189,14 +193,18 @@ def check_method(name: str, facts: BaseFacts, verb: str = "learn") -> None:
             "explore": "looks for nothing",
         }[verb]
         raise InputError(f"method {name} {lacks}; choose another --preset")
-    sides = registry.describe("backbones", facts.backbone).facts.get("SIDES", ())
     needs = [side for side in described.facts.get("NEEDS", ()) if side != "labels"]
-    missing = [side for side in needs if side not in sides]
+    missing = [side for side in needs if side not in _sides(facts.backbone)]
     if missing:
+        able = [each for each in registry.names("backbones") if set(needs) <= _sides(each)]
         raise InputError(
             f"method {name} needs {', '.join(missing)}, which base {facts.name} does not have; "
-            "choose another --base"
+            f"choose another --base: {', '.join(able) or 'none has it'}"
         )
+
+
+def _sides(backbone: str) -> set[str]:
+    return set(registry.describe("backbones", backbone).facts.get("SIDES", ()))
 
 
 def build_settings(

@@ -72,12 +72,16 @@ class FuseRequest:
     sets: Sequence[str] = ()
     """`key=value` texts."""
     device: str = "auto"
+    vram_gib: float | None = None
+    """Most memory of the device to take; below 0 what stays free."""
     replace: bool = False
     """Give the name to the new token where another one has it."""
     resume: bool = False
     """Only go on with an unfinished training: an error where there is nothing to go on from."""
     pool: bool = False
     """Show the concepts that the training of the network found."""
+    is_offline: bool = False
+    """Whether a base that is not here is an error instead of being fetched."""
     resume_command: str = ""
     stop: Stop | None = None
 
@@ -261,6 +265,7 @@ def train_request(request: FuseRequest) -> TrainRequest:
         **{name: value for name, value in values.items() if value is not None},
         sets=tuple(request.sets),
         device=request.device,
+        vram_gib=request.vram_gib,
         resume=request.resume,
         resume_command=request.resume_command,
         stop=request.stop,

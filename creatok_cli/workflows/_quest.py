@@ -91,9 +91,13 @@ class QuestRequest:
     """Stem of the finds' names. None: the method."""
     out: Path | None = None
     device: str = "auto"
+    vram_gib: float | None = None
+    """Most memory of the device to take; below 0 what stays free."""
     replace: bool = False
     resume: bool = False
     """Only go on: an error where there is nothing to go on from."""
+    is_offline: bool = False
+    """Whether a base that is not here is an error instead of being fetched."""
     resume_command: str = ""
     stop: Stop | None = None
 

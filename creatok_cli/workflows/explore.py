@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from creatok_cli import durable
+from creatok_cli.backbones._fetch import obtain
 from creatok_cli.domain import Event, ExploreSummary, Notice, Stage
 from creatok_cli.errors import CreatokError, InputError, Interrupted, MethodDiverged
 from creatok_cli.seeds import derive
@@ -54,6 +55,7 @@ def explore(request: QuestRequest) -> Iterator[Event]:
     The last event is an ExploreSummary, also of an interrupted run; a CreatokError may follow it.
     Raises CreatokError before the first event for what is wrong with the request.
     """
+    yield from obtain([request.base], is_offline=request.is_offline)
     pursuit = settle(request)
     yield from _Run(request, pursuit).events()
 
@@ -139,7 +141,9 @@ class _Run:
 
     def _search_all(self, todo: list[int], scratch: Path, *, is_begun: bool) -> Iterator[Event]:
         request, pursuit = self.request, self.pursuit
-        shared = yield from prepared(pursuit, request.device, request.stop)
+        shared = yield from prepared(
+            pursuit, request.device, request.stop, vram_gib=request.vram_gib
+        )
         checks = Checks(pursuit, scratch, request.stop)
         for at, number in enumerate(todo):
             course = self._course(number, shared, checks, scratch)
@@ -181,6 +185,7 @@ class _Run:
             seed=derive(pursuit.search.seed, "strand", number),
             precision=pursuit.precision,
             device=request.device,
+            vram_gib=request.vram_gib,
             recipe={
                 **pursuit.recipe,
                 "prepared": shared.digest if shared else "",
@@ -227,6 +232,7 @@ class _Run:
             title=f"{pursuit.method}: {pursuit.what}",
             seeds=range(SEEDS_LARGE if large else SEEDS),
             device=request.device,
+            vram_gib=request.vram_gib,
             stop=request.stop,
             resume=request.resume_command,
         )

@@ -23,6 +23,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from creatok_cli import config, durable
+from creatok_cli.backbones._fetch import obtain
 from creatok_cli.backbones._weights import resolve
 from creatok_cli.concepts.mixes import make_mix
 from creatok_cli.domain import BaseFacts, Event, ExploreSummary, Notice, Stage, Summary
@@ -103,9 +104,13 @@ class DistokRequest:
     labeler_folder: Path | None = None
     out: Path | None = None
     device: str = "auto"
+    vram_gib: float | None = None
+    """Most memory of the device to take; below 0 what stays free."""
     replace: bool = False
     resume: bool = False
     """Only go on: an error where nothing was begun."""
+    is_offline: bool = False
+    """Whether a base that is not here is an error instead of being fetched."""
     resume_command: str = ""
     stop: Stop | None = None
 
@@ -137,6 +142,7 @@ def explore_distok(request: DistokRequest) -> Iterator[Event]:
     The last event is an ExploreSummary, also of an interrupted run; a CreatokError may follow it.
     Raises CreatokError before the first event for what is wrong with the request.
     """
+    yield from obtain([request.base], is_offline=request.is_offline)
     order = settle(request)
     yield from _Run(request, order).events()
 
@@ -155,6 +161,7 @@ def settle(request: DistokRequest) -> Order:
         labeler=request.labeler,
         labeler_folder=request.labeler_folder,
         device=request.device,
+        vram_gib=request.vram_gib,
         resume_command=request.resume_command,
         stop=request.stop,
     )
@@ -317,6 +324,7 @@ class _Run:
             title=f"{request.stem}: creatures that nobody asked for.",
             seeds=FIND_SEEDS,
             device=request.device,
+            vram_gib=request.vram_gib,
             stop=request.stop,
             resume=request.resume_command,
         )
@@ -441,6 +449,7 @@ class _Run:
                 inner,
                 name,
                 device=self.request.device,
+                vram_gib=self.request.vram_gib,
                 stop=self.request.stop,
                 resume=self.request.resume_command,
                 sinks=(),

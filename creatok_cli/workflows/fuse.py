@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from creatok_cli import durable
+from creatok_cli.backbones._fetch import obtain
 from creatok_cli.concepts.mixes import Grid, Mix, Sweep, make_mix
 from creatok_cli.domain import Event, FuseSummary, Labels, Notice, Stage, TokenFused
 from creatok_cli.errors import ArtefactError, CreatokError, Interrupted
@@ -72,6 +73,7 @@ def fuse(request: FuseRequest) -> Iterator[Event]:
     The last event is a FuseSummary, also of an interrupted run; a CreatokError may follow it.
     Raises CreatokError before the first event for what is wrong with the request.
     """
+    yield from obtain([request.base], is_offline=request.is_offline)
     order = settle(request)
     yield from _Run(request, order).events()
 
@@ -221,6 +223,7 @@ class _Run:
                 folder,
                 name,
                 device=request.device,
+                vram_gib=request.vram_gib,
                 stop=request.stop,
                 resume=request.resume_command,
             )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from creatok_cli import durable
+from creatok_cli.backbones._fetch import obtain
 from creatok_cli.domain import Event, LearnSummary, Notice, Stage
 from creatok_cli.errors import CreatokError, Interrupted, MethodDiverged
 from creatok_cli.tokens.library import Entry, Library, writable
@@ -49,6 +50,7 @@ def learn_token(request: LearnRequest) -> Iterator[Event]:
     The last event is a LearnSummary, also of an interrupted run; a CreatokError may follow it.
     Raises CreatokError before the first event for what is wrong with the request.
     """
+    yield from obtain([request.base], is_offline=request.is_offline)
     lesson = settle(request)
     yield from _Run(request, lesson).events()
 
@@ -134,6 +136,7 @@ class _Run:
             seed=lesson.seed,
             precision=lesson.precision,
             device=request.device,
+            vram_gib=request.vram_gib,
             recipe=lesson.recipe,
             scratch=scratch,
             brief=brief,
@@ -171,6 +174,7 @@ class _Run:
                     artefact,
                     stored=self.entry is not None,
                     device=request.device,
+                    vram_gib=request.vram_gib,
                     stop=request.stop,
                     resume=request.resume_command,
                 )

@@ -595,7 +595,10 @@ def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:
         if "recipe" not in recipe:
             raise InputError(f"{path}: {error}; it cannot be drawn again from that") from error
         raise DigestMismatch(f"{path}: {error}") from error
-    facts = replay_base(request.base or job.base, job, path)
+    name = request.base or job.base
+    if not (request.dry_run or request.verify):
+        yield from obtain([name], is_offline=request.is_offline)
+    facts = replay_base(name, job, path)
     tokens, loras = replay_tokens(job, path), replay_loras(job, path)
     pictures = replay_pictures(job, path, name_of_start(recipe))
     stem = slug(path.stem)

@@ -35,6 +35,8 @@ def conceptlab(
     name: shared.Name = None,
     out: shared.Out = None,
     device: shared.Device = None,
+    vram: shared.Vram = None,
+    offline: options.Offline = False,
     replace: shared.Replace = False,
     resume: shared.Resume = False,
     dry_run: shared.DryRun = False,
@@ -57,7 +59,14 @@ def conceptlab(
     # 1. settings
     from creatok_cli import config
 
-    machine = config.machine({"device": options.parse_device(device), "progress": progress})
+    machine = config.machine(
+        {
+            "device": options.parse_device(device),
+            "vram": options.parse_vram(vram),
+            "offline": offline or None,
+            "progress": progress,
+        }
+    )
     command = shlex.join(["creatok", *session.argv])
     session.report.begin(machine.progress, quiet=quiet, resume=command)
 
@@ -83,6 +92,8 @@ def conceptlab(
         name=name,
         out=out,
         device=machine.device,
+        vram_gib=machine.vram,
+        is_offline=machine.offline,
         replace=replace,
         resume=resume,
         resume_command=command,

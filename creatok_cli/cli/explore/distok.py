@@ -110,6 +110,8 @@ def distok(
     out: _options.Out = None,
     resume: _options.Resume = False,
     device: _options.Device = None,
+    vram: _options.Vram = None,
+    offline: options.Offline = False,
     replace: _options.Replace = False,
     dry_run: _options.DryRun = False,
     json_lines: _options.Json = False,
@@ -133,7 +135,14 @@ def distok(
 
     if spread is not None and near is None:
         raise InputError("--spread: says how far around --near; give that, too")
-    machine = config.machine({"device": options.parse_device(device), "progress": progress})
+    machine = config.machine(
+        {
+            "device": options.parse_device(device),
+            "vram": options.parse_vram(vram),
+            "offline": offline or None,
+            "progress": progress,
+        }
+    )
     command = shlex.join(["creatok", *session.argv])
     session.report.begin(machine.progress, quiet=quiet, resume=command)
 
@@ -157,6 +166,8 @@ def distok(
         labeler_folder=labeler_folder,
         out=out,
         device=machine.device,
+        vram_gib=machine.vram,
+        is_offline=machine.offline,
         replace=replace,
         resume=resume,
         resume_command=command,

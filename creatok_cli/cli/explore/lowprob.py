@@ -37,6 +37,8 @@ def lowprob(
     name: shared.Name = None,
     out: shared.Out = None,
     device: shared.Device = None,
+    vram: shared.Vram = None,
+    offline: options.Offline = False,
     replace: shared.Replace = False,
     resume: shared.Resume = False,
     dry_run: shared.DryRun = False,
@@ -59,7 +61,14 @@ def lowprob(
     # 1. settings
     from creatok_cli import config
 
-    machine = config.machine({"device": options.parse_device(device), "progress": progress})
+    machine = config.machine(
+        {
+            "device": options.parse_device(device),
+            "vram": options.parse_vram(vram),
+            "offline": offline or None,
+            "progress": progress,
+        }
+    )
     command = shlex.join(["creatok", *session.argv])
     session.report.begin(machine.progress, quiet=quiet, resume=command)
 
@@ -90,6 +99,8 @@ def lowprob(
         name=name,
         out=out,
         device=machine.device,
+        vram_gib=machine.vram,
+        is_offline=machine.offline,
         replace=replace,
         resume=resume,
         resume_command=command,
