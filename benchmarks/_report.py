@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,3 +37,12 @@ def write(name: str, report: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
+
+
+def add(name: str, key: str, report: Mapping[str, Any]) -> None:
+    """Print one report of several as one line and keep it under its key in results/NAME.json."""
+    path = RESULTS / f"{name}.json"
+    there = json.loads(path.read_text()) if path.exists() else {}
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**there, key: dict(report)}, indent=1) + "\n")
+    print(json.dumps({key: dict(report)}))
