@@ -62,6 +62,8 @@ class Course:
     seed: int
     precision: str
     device: str
+    vram_gib: float | None = None
+    """Most memory of the device to take; below 0 what stays free."""
     recipe: Mapping[str, Any]
     """All that decides the artefact, apart from the stack."""
     scratch: Path
@@ -142,9 +144,11 @@ class Study:
         yield Stage(name="loading", detail=label(course.facts))
         # Read when torch is imported: threads that spin make steps slow beside other work.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from creatok_cli.backbones._memory import cap
         from creatok_cli.backbones.base import fixed_threads, own_threads, pick_device
 
         device = pick_device(course.device)
+        cap(device, course.vram_gib)
         # A light base is quickest with one thread, as when it draws.
         threads = (course.facts.threads if device == "cpu" else 0) or own_threads()
         now = stack(device, threads)
@@ -207,6 +211,21 @@ class Study:
         yield Notice(level="warning", message=f"{message}: learning from the start")
         return None
 
+    def _lodge(self, backbone: Backbone) -> Iterator[Event]:
+        """Make room for what a method proposes to draw. A prior, or gradients through the denoiser,
+        need their weights where they are.
+        """
+        from creatok_cli.backbones.base import Load
+
+        facts, needs = self.course.facts, getattr(self.course.module, "NEEDS", ())
+        make_room = getattr(backbone, "make_room", None)
+        if make_room is None or "image" not in needs or "prior" in needs:
+            return
+        load = Load(facts.size_px, facts.batch_class(facts.size_px))
+        fit = make_room([load], self.course.vram_gib, compiled=False)
+        if fit.message:
+            yield Notice(level="warning" if fit.is_tight else "info", message=fit.message)
+
     def _learn(
         self, keeper: Keeper, state: State | None, device: str
     ) -> Generator[Event, None, Artefact | None]:
@@ -219,6 +238,7 @@ class Study:
         backbone: Backbone = module.build(
             module.Spec(), course.facts, device=device, dtype=course.precision
         )
+        yield from self._lodge(backbone)
         brief = course.brief(state.tensors() if state else None)
         run = course.module.build(course.spec).run(backbone, brief, seed=course.seed)
         yield course.doing

@@ -251,6 +251,7 @@ class Finds:
         title: str,
         seeds: Sequence[int],
         device: str,
+        vram_gib: float | None = None,
         stop: Stop | None,
         resume: str,
         captions: Mapping[str, str] | None = None,
@@ -264,7 +265,12 @@ class Finds:
         self.write(self.sheet, self._sheet(finds, title, seeds, captions or {}).encode())
         return (
             yield from draw_pictures(
-                self.folder, self.sheet, device=device, stop=stop, resume=resume
+                self.folder,
+                self.sheet,
+                device=device,
+                vram_gib=vram_gib,
+                stop=stop,
+                resume=resume,
             )
         )
 

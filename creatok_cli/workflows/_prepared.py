@@ -49,7 +49,7 @@ class Prepared:
 
 
 def prepared(
-    pursuit: Pursuit, device: str, stop: Stop | None
+    pursuit: Pursuit, device: str, stop: Stop | None, *, vram_gib: float | None = None
 ) -> Generator[Event, None, Prepared | None]:
     """From the home, else made and kept there; None for a method that prepares nothing.
 
@@ -62,7 +62,7 @@ def prepared(
     if warning is not None:
         yield warning
     if found is None:
-        found = keep_made((yield from _make(pursuit, device, stop)), facts)
+        found = keep_made((yield from _make(pursuit, device, stop, vram_gib)), facts)
     return found
 
 
@@ -127,15 +127,17 @@ def read_prepared(folder: Path, name: str, facts: Mapping[str, Any]) -> Prepared
 
 
 def _make(
-    pursuit: Pursuit, device_name: str, stop: Stop | None
+    pursuit: Pursuit, device_name: str, stop: Stop | None, vram_gib: float | None
 ) -> Generator[Event, None, Mapping[str, Tensor]]:
     yield Stage(name="loading", detail=label(pursuit.facts))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see _course.py
     import torch
 
+    from creatok_cli.backbones._memory import cap
     from creatok_cli.backbones.base import fixed_threads, own_threads, pick_device
 
     facts, device = pursuit.facts, pick_device(device_name)
+    cap(device, vram_gib)
     threads = (facts.threads if device == "cpu" else 0) or own_threads()
     module = registry.get("backbones", facts.backbone)
     backbone = module.build(module.Spec(), facts, device=device, dtype=pursuit.precision)

@@ -64,6 +64,7 @@ def report(
     *,
     stored: bool,
     device: str,
+    vram_gib: float | None = None,
     stop: Stop | None,
     resume: str,
 ) -> Generator[Event, None, Summary | None]:
@@ -89,7 +90,9 @@ def report(
             name = f"{lesson.name}-beside-controls.yaml"
             text = sheet_text(lesson, columns, words, name)
             durable.replace_derived(folder, name, text.encode(), writer=writer)
-        summary = yield from draw_pictures(folder, name, device=device, stop=stop, resume=resume)
+        summary = yield from draw_pictures(
+            folder, name, device=device, vram_gib=vram_gib, stop=stop, resume=resume
+        )
         if summary.code:
             return summary
     numbers = {
@@ -263,6 +266,7 @@ def draw_pictures(
     sheet: str,
     *,
     device: str,
+    vram_gib: float | None = None,
     stop: Stop | None,
     resume: str,
     sinks: Sequence[str] = ("matrix",),
@@ -272,6 +276,7 @@ def draw_pictures(
         sheet=str(folder / sheet),
         out=folder / PICTURES,
         device=device,
+        vram_gib=vram_gib,
         sinks=sinks,
         stop=stop,
         resume_command=resume,

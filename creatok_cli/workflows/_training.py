@@ -68,6 +68,8 @@ class TrainRequest:
     sets: Sequence[str] = ()
     """`key=value` texts."""
     device: str = "auto"
+    vram_gib: float | None = None
+    """Most memory of the device to take; below 0 what stays free."""
     resume: bool = False
     """Only go on: an error where there is nothing to go on from."""
     resume_command: str = ""
@@ -286,6 +288,7 @@ def _course(request: TrainRequest, training: Training, scratch: Path, what: str)
         seed=training.seed,
         precision=training.precision,
         device=request.device,
+        vram_gib=request.vram_gib,
         recipe=training.recipe,
         scratch=scratch,
         relatives=tuple(each for each in relatives if each != scratch),

@@ -67,8 +67,12 @@ def test_machine_settings_come_in_layers(tmp_path: Path) -> None:
     [
         ('devise = "cpu"', 'creatok.toml: unknown setting "devise"; did you mean "device"'),
         ("steps = 4", "creatok.toml: steps decides pixels"),
-        ("batch_size = 0", "batch_size: expected auto or a whole number"),
-        ("batch_size = true", "batch_size: found True, expected a whole number or none"),
+        ("batch_size = 0", "batch_size: expected auto, probe or a whole number"),
+        ("batch_size = true", "batch_size: found True, expected probe or a whole number or none"),
+        ("vram = 0", "vram: expected GiB, such as 8, or -2 to keep 2 GiB free"),
+        ("vram = nan", "vram: expected GiB"),
+        ('vram = "8 GB"', 'vram: found "8 GB", expected a number or none'),
+        ('compile = "always"', 'compile: found "always", expected auto or on or off'),
         ('device = "gpu"', "device: expected auto, cpu"),
         ('progress = "loud"', 'progress: found "loud", expected auto or bar or plain or none'),
         ("device = ", "not valid TOML"),
@@ -159,3 +163,17 @@ def test_an_unknown_setting_has_a_nearest_name() -> None:
         UnknownName, match=r'x\.yaml: unknown setting "stpes"; did you mean "steps"'
     ):
         config.build_spec(Spec, {"stpes": 1}, where="x.yaml")
+
+
+def test_memory_compiling_and_the_probe_are_the_machines(tmp_path: Path) -> None:
+    variables = {
+        "CREATOK_VRAM": "-1.5",
+        "CREATOK_COMPILE": "off",
+        "CREATOK_BATCH_SIZE": "probe",
+    }
+    found = config.machine({}, environment=variables, folder=tmp_path)
+    assert (found.vram, found.compile, found.batch_size) == (-1.5, "off", "probe")
+    found = config.machine({"vram": 8.0, "compile": "on"}, environment=variables, folder=tmp_path)
+    assert (found.vram, found.compile) == (8.0, "on")
+    with pytest.raises(InputError, match="use --vram"):
+        config.parse_set(["vram=8"])

@@ -19,6 +19,7 @@ Json = options.Json
 Progress = options.Progress
 Quiet = options.Quiet
 Replace = options.Replace
+Vram = options.Vram
 
 Base = Annotated[
     str,
