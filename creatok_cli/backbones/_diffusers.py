@@ -19,7 +19,7 @@ import torch
 
 from creatok_cli.backbones._floors import FLOORS, is_older
 from creatok_cli.backbones._hub_cache import shut_doors
-from creatok_cli.backbones._vet import chosen
+from creatok_cli.backbones._vet import chosen, weight_files
 from creatok_cli.backbones.base import torch_dtype
 from creatok_cli.errors import ArtefactError, ModelMissing, Refused
 
@@ -115,7 +115,7 @@ def load_rows(folder: str, part: str, names: Sequence[str], numbers: Sequence[in
     from safetensors import SafetensorError, safe_open
 
     try:
-        for path in sorted((Path(folder) / part).glob("*.safetensors")):
+        for path in weight_files(folder, part):
             with safe_open(path, framework="pt") as file:
                 for name in names:
                     if name in file.keys():
@@ -130,7 +130,7 @@ def load_small(kind: type[Any], folder: str, part: str) -> Any:
     """A tokenizer or scheduler of a vetted folder, by explicit class."""
     try:
         return kind.from_pretrained(str(Path(folder) / part), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtefactError(
             f"{folder}: {part} cannot be opened as {kind.__name__}: {str(error)[:300]}"
         ) from error

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from creatok_cli import registry
 from creatok_cli.backbones._lora_names import Modules, part_of
+from creatok_cli.backbones._vet import weight_files
 from creatok_cli.domain import BaseFacts
 from creatok_cli.errors import ArtefactError
 from creatok_cli.tokens._layout import read_layout
@@ -50,7 +51,7 @@ def check_fit(header: LoraHeader, facts: BaseFacts) -> None:
 def _shapes(folder: str, part: str) -> Mapping[str, tuple[int, ...]]:
     """Shape of each weight by module, from file headers; empty where the part lies elsewhere."""
     found: dict[str, tuple[int, ...]] = {}
-    for path in sorted((Path(folder) / part).glob("*.safetensors")):
+    for path in weight_files(folder, part):
         try:
             with path.open("rb") as file:
                 layout = read_layout(file, path.stat().st_size, str(path))

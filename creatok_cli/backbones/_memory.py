@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from creatok_cli.backbones._storage import STORAGES
+from creatok_cli.backbones._vet import weight_files
 from creatok_cli.backbones.base import Fit, Load, Room, Rung
 from creatok_cli.errors import OutOfMemory
 from creatok_cli.tokens._layout import read_layout
@@ -168,17 +169,18 @@ def _parts(folder: str) -> tuple[str, ...]:
     """Parts of a diffusers folder that have weights, in the order of its index."""
     index = _json(Path(folder) / "model_index.json")
     named = [part for part, entry in index.items() if isinstance(entry, list)]
-    return tuple(p for p in named if any((Path(folder) / p).glob("*.safetensors")))
+    # Published Stable Diffusion 1 has a checker beside the parts that are opened.
+    return tuple(p for p in named if p != "safety_checker" and weight_files(folder, p))
 
 
 @lru_cache(maxsize=64)
 def _elements(folder: str, part: str) -> Mapping[str, int]:
     """Weights by block (`transformer_blocks.3`), those outside of blocks under the empty name.
 
-    A tensor that stands in several files, as with `variant` files, counts once.
+    A tensor that stands in several files counts once.
     """
     found: dict[str, int] = {}
-    for path in sorted((Path(folder) / part).glob("*.safetensors")):
+    for path in weight_files(folder, part):
         with path.open("rb") as file:
             layout = read_layout(file, path.stat().st_size, str(path))
         for name, (_, shape, _, _) in layout.tensors.items():

@@ -149,6 +149,13 @@ def chosen(names: Iterable[str]) -> tuple[frozenset[str], str | None]:
     return (half, "fp16") if half else (plain, None)
 
 
+def weight_files(folder: Path | str, part: str) -> list[Path]:
+    """The weights of one part that are opened, without another variant that lies beside them."""
+    place = Path(folder) / part
+    names = chosen(path.name for path in place.glob(f"*{WEIGHTS}*"))[0]
+    return [place / name for name in sorted(names) if name.endswith(WEIGHTS)]
+
+
 def wanted(names: Iterable[str], parts: Iterable[str]) -> frozenset[str]:
     """Of the relative names of a folder: those that are opened. They alone make its digest."""
     inside: dict[str, list[str]] = {part: [] for part in parts}
