@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 
 from creatok_cli import registry
 from creatok_cli.backbones._lora_names import Modules, part_of

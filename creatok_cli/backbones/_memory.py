@@ -53,6 +53,7 @@ TEXT_TOKENS = 333
 """Places of text beside those of the picture: 77 of CLIP and 256 of T5."""
 LEAF_SHARE = 8
 """A UNet or T5 that is read leaf by leaf has at most this share of itself on the device at once."""
+SMALLER = "storage fp8 (--set options.storage=fp8, which changes pixels), "
 HOW = {
     "full": "everything stays on the device",
     "offload": "one model at a time is on the device",
@@ -240,7 +241,9 @@ def cap(device: str, vram_gib: float | None) -> None:
     torch.cuda.set_per_process_memory_fraction(min(1.0, vram_gib * GIB / total), device)
 
 
-def choose(all_needs: Sequence[Needs], spare: int, *, what: str, device: str) -> Fit:
+def choose(
+    all_needs: Sequence[Needs], spare: int, *, what: str, device: str, storage: str = ""
+) -> Fit:
     """The first rungs on which the largest of several needs fits; the lowest where none does.
 
     Raises OutOfMemory where the weights alone do not fit.
@@ -249,8 +252,7 @@ def choose(all_needs: Sequence[Needs], spare: int, *, what: str, device: str) ->
     if least > spare:
         raise OutOfMemory(
             f"{what} needs {_gib(least)} for its weights even layer by layer, {_gib(spare)} can be "
-            f"used on {device}: choose storage fp8 (--set options.storage=fp8, which changes "
-            "pixels), another base, or a larger device"
+            f"used on {device}: choose {'' if storage else SMALLER}another base, or a larger device"
         )
     rungs: tuple[Rung, ...] = ("full", "offload", "group")
     taken = {rung: max(each.picture(rung) for each in all_needs) for rung in rungs}
@@ -264,8 +266,8 @@ def choose(all_needs: Sequence[Needs], spare: int, *, what: str, device: str) ->
     )
     if is_tight:
         message += (
-            f", and about {_gib(taken[rung])} may still be too much: smaller pictures, "
-            "--batch-size 1 or --set options.storage=fp8 take less"
+            f", and about {_gib(taken[rung])} may still be too much: choose "
+            f"{'' if storage else SMALLER}smaller pictures, or --batch-size 1"
         )
     return Fit(Room(rung, words), message, is_tight)
 
@@ -288,7 +290,8 @@ def make_room(
     known = [each for each in found if each is not None]
     if spare is None or not known:
         return Fit(Room(is_compiled=compiled))
-    fit = choose(known, spare, what=f"{name} in {dtype}", device=device)
+    what = f"{name} in {dtype}" + (f" stored in {storage}" if storage else "")
+    fit = choose(known, spare, what=what, device=device, storage=storage)
     room = replace(fit.room, is_compiled=compiled and fit.room.rung == "full")
     return replace(fit, room=room)
 

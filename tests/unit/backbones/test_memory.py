@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib.metadata
 import json
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ import torch
 from torch import Tensor
 
 from creatok_cli import registry
-from creatok_cli.backbones import _memory, _placing
+from creatok_cli.backbones import _adapter, _memory, _placing, _storage
 from creatok_cli.backbones._memory import GIB, Needs, choose, make_room, needs, spare_bytes
 from creatok_cli.backbones._weights import resolve
 from creatok_cli.backbones.base import Load, Room
 from creatok_cli.domain import Job
-from creatok_cli.errors import OutOfMemory
+from creatok_cli.errors import InputError, OutOfMemory, UnknownName
 from creatok_cli.tokens._layout import write_layout
 from tests.tiny_bases import TINY
 
@@ -36,6 +38,7 @@ SD3_MEDIUM = Needs(
     decoding=round(2.7e9),
 )
 """Of Stable Diffusion 3 medium in 16 bit at 1024 px, batches of two, rounded."""
+SHARD = "diffusion_pytorch_model-0000{}-of-00002.safetensors"
 
 
 def weights(path: Path, dtype: str = "F16", **shapes: tuple[int, ...]) -> None:
@@ -64,15 +67,20 @@ def folder(tmp_path: Path) -> Path:
     parts = ("transformer", "vae", "text_encoder", "text_encoder_3", "tokenizer")
     index = {part: ["diffusers", "X"] for part in parts}
     (place / "model_index.json").write_text(json.dumps({"_class_name": "P", **index}))
-    weights(place / "transformer/a-1.safetensors", transformer_blocks__0__w=(10, 10), proj=(7,))
     weights(
-        place / "transformer/a-2.safetensors",
+        place / "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
+        transformer_blocks__0__w=(10, 10),
+        proj=(7,),
+    )
+    weights(
+        place / "transformer/diffusion_pytorch_model-00002-of-00002.safetensors",
         transformer_blocks__1__w=(15, 10),
         transformer_blocks__2__w=(10, 10),
     )
-    weights(place / "vae/m.safetensors", "F32", decoder=(50,))
-    weights(place / "text_encoder/m.safetensors", x=(20,))
-    weights(place / "text_encoder_3/m.safetensors", x=(80,))
+    (place / "transformer/diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+    weights(place / "vae/diffusion_pytorch_model.safetensors", "F32", decoder=(50,))
+    weights(place / "text_encoder/model.safetensors", x=(20,))
+    weights(place / "text_encoder_3/model.safetensors", x=(80,))
     config(place, "transformer", num_attention_heads=2, attention_head_dim=8, patch_size=2)
     config(place, "vae", block_out_channels=[16, 32, 32, 32])
     config(place, "text_encoder", model_type="clip_text_model")
@@ -95,7 +103,7 @@ def test_weights_are_counted_from_headers_and_estimates_follow_the_load(folder: 
 
 def test_a_variant_beside_the_plain_file_counts_once(folder: Path) -> None:
     before = needs([str(folder)], "fp16", Load((64, 64), 1))
-    weights(folder / "vae/m.fp16.safetensors", decoder=(50,))
+    weights(folder / "vae/diffusion_pytorch_model.fp16.safetensors", decoder=(50,))
     _memory._elements.cache_clear()
     assert needs([str(folder)], "fp16", Load((64, 64), 1)) == before
 
@@ -143,6 +151,8 @@ def test_a_rung_that_is_only_estimated_to_be_too_small_is_tried() -> None:
     assert (fit.room.rung, fit.is_tight) == ("group", True)
     for way in ("smaller pictures", "--batch-size 1", "options.storage=fp8"):
         assert way in fit.message
+    stored = choose([SD3_MEDIUM], round(2.9e9), what="x", device="cuda:0", storage="fp8")
+    assert "storage" not in stored.message
 
 
 def test_weights_that_fit_in_no_way_are_an_error_that_says_what_helps() -> None:
@@ -322,6 +332,52 @@ def test_a_base_makes_room_by_what_is_free(real: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(_memory, "spare_bytes", lambda device, vram: 10)
     with pytest.raises(OutOfMemory, match="even layer by layer"):
         opened(real).make_room([load], None, compiled=False)
+
+
+def test_storage_is_checked_before_anything_is_read(tiny_sd3: Path) -> None:
+    assert _storage.storage_of((("x", 1),)) == ""
+    assert _storage.storage_of((("storage", "nf4"), ("x", 1))) == "nf4"
+    with pytest.raises(UnknownName, match="unknown storage 'fp4'; did you mean"):
+        _storage.storage_of((("storage", "fp4"),))
+    _storage.check_storage("fp8", has_loras=True)
+    with pytest.raises(InputError, match="LoRAs have changed: use storage fp8"):
+        _storage.check_storage("nf4", has_loras=True)
+    with pytest.raises(InputError, match="needs a CUDA device, not cpu"):
+        opened(tiny_sd3, storage="int8")
+
+
+@pytest.mark.parametrize(("there", "fault"), [(None, "creatok.quant"), (object(), "")])
+def test_quantised_storage_needs_its_extra(
+    there: object, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_storage, "find_spec", lambda name: there)
+    with pytest.raises(InputError, match=fault) if fault else nullcontext():
+        _storage.check_storage("int8", has_loras=False)
+
+
+@pytest.mark.parametrize(("storage", "rung"), [("nf4", "full"), ("int8", "offload")])
+def test_quantised_weights_are_read_to_the_device_and_stay_or_take_turns(
+    storage: str, rung: Any, tiny_sd3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Any]] = []
+    read = _adapter.load_part
+
+    def load(kind: Any, folder: str, part: str, *, settings: Any, **how: Any) -> Any:
+        asked.append((part, settings))
+        return read(kind, folder, part, **how)
+
+    monkeypatch.setattr(_adapter, "load_part", load)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.48")
+    monkeypatch.setattr(_storage, "check_device", lambda storage, device: None)
+    base = opened(tiny_sd3, Room(rung), storage)
+    has_turns = hasattr(base.image.transformer, "_hf_hook")
+    assert has_turns == (rung == "offload")
+    settings = dict(asked)
+    assert settings["vae"] == {}
+    config = settings["transformer"]["quantization_config"]
+    assert settings["transformer"]["device_map"] == {"": "cpu"}
+    assert config.load_in_8bit == (storage == "int8")
+    assert not config.load_in_4bit or config.bnb_4bit_quant_type == "nf4"
 
 
 def test_room_and_storage_are_chosen_before_a_side_opens(tiny_sd3: Path) -> None:
