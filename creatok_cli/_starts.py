@@ -15,8 +15,8 @@ from PIL.Image import Image
 
 from creatok_cli.backbones.base import Start
 from creatok_cli.domain import Job, Size
-from creatok_cli.errors import DigestMismatch, InputError, TokenMissing
-from creatok_cli.strict_picture import decode_picture, digest_of, fitted, read_picture_bytes
+from creatok_cli.errors import InputError, TokenMissing
+from creatok_cli.strict_picture import fitted, open_same
 
 KEPT = 4
 """Pictures in memory, at the size of their jobs: batches of one picture follow each other."""
@@ -62,9 +62,6 @@ class Starts:
         if path is None:
             raise TokenMissing(f"the picture {digest[:19]} was not loaded: draw its sheet")
         try:
-            data = read_picture_bytes(Path(path))
+            return open_same(Path(path), digest)
         except InputError as error:
             raise TokenMissing(f"{error}; it was there when the plan was made") from error
-        if digest_of(data) != digest:
-            raise DigestMismatch(f"{path}: changed since the plan was made; run the command again")
-        return decode_picture(data, path)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from creatok_cli.domain import Size
-from creatok_cli.errors import InputError
+from creatok_cli.errors import DigestMismatch, InputError
 from creatok_cli.hashing import sha256_hex
 
 if TYPE_CHECKING:
@@ -49,6 +49,17 @@ class PictureFile:
 def open_picture(path: Path) -> Image:
     """A picture, RGB. Raises InputError for what is none, or too large."""
     return decode_picture(read_picture_bytes(path), str(path))
+
+
+def open_same(path: Path, digest: str) -> Image:
+    """A picture that was seen before, RGB.
+
+    Raises DigestMismatch where the file has changed, InputError where it is no picture any more.
+    """
+    data = read_picture_bytes(path)
+    if digest_of(data) != digest:
+        raise DigestMismatch(f"{path}: changed since the plan was made; run the command again")
+    return decode_picture(data, str(path))
 
 
 def check_picture(path: Path, where: str = "") -> PictureFile:

@@ -9,7 +9,7 @@ Does not: draw.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Protocol
@@ -51,6 +51,12 @@ class Block:
     tile: tuple[int, int]
     notes: tuple[tuple[str, ...], ...] = ()
     """Lines of scores below each picture; empty where nothing was scored."""
+    start: str = ""
+    """Digest of the picture that they begin from, where it is shown before them."""
+
+    @property
+    def tiles(self) -> int:
+        return len(self.pictures) + bool(self.start)
 
     @property
     def note_lines(self) -> int:
@@ -58,7 +64,7 @@ class Block:
 
     @property
     def width(self) -> int:
-        return len(self.pictures) * (self.tile[0] + GAP) - GAP
+        return self.tiles * (self.tile[0] + GAP) - GAP
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,19 +121,26 @@ def note_lines(scores: Sequence[Score], width: int) -> tuple[str, ...]:
 
 
 def iter_blocks(
-    spec: Measures, shown: list[Picture], scores: Mapping[str, Sequence[Score]] | None = None
+    spec: Measures,
+    shown: list[Picture],
+    scores: Mapping[str, Sequence[Score]] | None = None,
+    starts: Container[str] = (),
 ) -> Iterator[Block]:
-    """One block per prompt, or several where its pictures do not fit side by side; `scores` by
-    file.
+    """One block per prompt, or several where its pictures do not fit side by side or begin from
+    different pictures; `scores` by file. One of `starts` is shown where it is not that of the block
+    before.
     """
     known = scores or {}
     for entry, prompts in entries(shown).items():
-        for prompt, found in prompts.items():
+        before = ""
+        for prompt, start, found in by_start(prompts):
+            fresh = start if start != before and start in starts else ""
+            before = start
             tile = tile_size(spec, found[0].job.size_px)
-            per_line = max(1, (spec.content_width_px + GAP) // (tile[0] + GAP))
-            for start in range(0, len(found), per_line):
-                label = readable(prompt) + (" (continued)" if start else "")
-                part = tuple(found[start : start + per_line])
+            per_line = max(1, (spec.content_width_px + GAP) // (tile[0] + GAP) - bool(fresh))
+            for first in range(0, len(found), per_line):
+                label = readable(prompt) + (" (continued)" if first else "")
+                part = tuple(found[first : first + per_line])
                 notes = tuple(note_lines(known.get(p.line.file, ()), tile[0]) for p in part)
                 yield Block(
                     entry=entry,
@@ -135,7 +148,22 @@ def iter_blocks(
                     pictures=part,
                     tile=tile,
                     notes=notes if any(notes) else (),
+                    start="" if first else fresh,
                 )
+
+
+def by_start(prompts: Mapping[str, list[Picture]]) -> Iterator[tuple[str, str, list[Picture]]]:
+    """(prompt, digest of the picture to begin from or nothing, pictures): all of one start, then
+    all of the next.
+    """
+    parts: dict[str, dict[str, list[Picture]]] = {}
+    for prompt, found in prompts.items():
+        for picture in found:
+            begun = parts.setdefault(picture.job.init_image or "", {})
+            begun.setdefault(prompt, []).append(picture)
+    for start, begun in parts.items():
+        for prompt, found in begun.items():
+            yield prompt, start, found
 
 
 def cut_pages(
@@ -143,13 +171,14 @@ def cut_pages(
     shown: list[Picture],
     scores: Mapping[str, Sequence[Score]] | None = None,
     row_scores: Mapping[str, Sequence[Score]] | None = None,
+    starts: Container[str] = (),
 ) -> list[list[Strip]]:
     """Blocks flow into strips, strips into pages; a heading never ends a page. Scores by file and
-    by entry.
+    by entry; `starts` as `iter_blocks` takes them.
     """
     strips: list[Strip] = []
     entry: str | None = None
-    for block in iter_blocks(spec, shown, scores):
+    for block in iter_blocks(spec, shown, scores, starts):
         if block.entry != entry:
             entry = block.entry
             note = "   ".join(readable(told(score)) for score in (row_scores or {}).get(entry, ()))
@@ -204,7 +233,7 @@ def readable(text: str) -> str:
 
 def label_lines(block: Block) -> tuple[str, ...]:
     """The label in at most 2 lines (3 over a single picture), the last one shortened."""
-    return wrap(block.label, block.width, 3 if len(block.pictures) == 1 else 2)
+    return wrap(block.label, block.width, 3 if block.tiles == 1 else 2)
 
 
 @cache

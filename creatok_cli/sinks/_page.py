@@ -70,13 +70,19 @@ def load_tile(out: Output, picture: Picture, tile: tuple[int, int]) -> Image.Ima
             shown = opened.convert("RGBA" if "A" in opened.getbands() else "RGB")
     except (OSError, SyntaxError, ValueError):
         return None
-    if shown.size != tile:
-        grows = tile[0] >= shown.width
-        shown = shown.resize(tile, Image.Resampling.BICUBIC if grows else Image.Resampling.LANCZOS)
+    shown = resized(shown, tile)
     if shown.mode == "RGB":
         return shown
     ground = Image.new("RGBA", tile, (*TILE_GROUND, 255))
     return Image.alpha_composite(ground, shown).convert("RGB")
+
+
+def resized(shown: Image.Image, tile: tuple[int, int]) -> Image.Image:
+    """A picture at its size on the page."""
+    if shown.size == tile:
+        return shown
+    grows = tile[0] >= shown.width
+    return shown.resize(tile, Image.Resampling.BICUBIC if grows else Image.Resampling.LANCZOS)
 
 
 def put(

@@ -10,7 +10,7 @@ Does not: write anything itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -90,6 +90,8 @@ class Output:
     """By file: the figures that stand below a picture."""
     row_scores: dict[str, tuple[Score, ...]] = field(default_factory=dict)
     """By sheet entry: figures of all its pictures together."""
+    starts: Mapping[str, str] = field(default_factory=dict)
+    """Path by digest of the pictures that jobs begin from."""
     picks: Set[str] = frozenset()
     """Files of the pictures that were picked."""
     stopped: bool = False

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
 from creatok_cli import __version__, durable
 from creatok_cli.domain import Failed, Plan, Rendered
+from creatok_cli.errors import DigestMismatch, InputError
 from creatok_cli.hashing import sha256_hex
 from creatok_cli.sinks._layout import (
     BLOCK_GAP,
@@ -26,6 +28,7 @@ from creatok_cli.sinks._layout import (
     MARGIN,
     PROMPT_PX,
     TITLE_PX,
+    Block,
     Strip,
     cut_pages,
     font,
@@ -50,8 +53,10 @@ from creatok_cli.sinks._page import (
     load_tile,
     page_bytes,
     put,
+    resized,
 )
 from creatok_cli.sinks.base import Output
+from creatok_cli.strict_picture import fitted, open_same
 
 LAYOUT = 1
 """Rises with the look, so that old pages are drawn again."""
@@ -93,7 +98,8 @@ class ContactSheetSink:
         if self._out.stopped:
             return
         shown = pictures(self._plan, self._out.ledger)
-        pages = cut_pages(self._spec, shown, self._out.scores, self._out.row_scores)
+        out = self._out
+        pages = cut_pages(self._spec, shown, out.scores, out.row_scores, out.starts)
         names = page_names(len(pages))
         facts = Facts.of(self._plan.sheet, shown)
         for number, (name, page) in enumerate(zip(names, pages, strict=True), start=1):
@@ -167,6 +173,9 @@ def page_digest(
     # Only where there are some: pages of before are not drawn again.
     if any(strip.note or any(block.notes for block in strip.blocks) for strip in page):
         shows.append([[strip.note, [block.notes for block in strip.blocks]] for strip in page])
+    starts = [block.start for strip in page for block in strip.blocks]
+    if any(starts):
+        shows.append(["starts", starts])
     files = {p.line.file for strip in page for block in strip.blocks for p in block.pictures}
     if files & picks:
         shows.append(["picks", sorted(files & picks)])
@@ -230,15 +239,37 @@ def draw_strip(
         for line in lines:
             put(pen, (x, text_y), line, PROMPT_PX, TEXT, block.width)
             text_y += line_height(PROMPT_PX)
-        for offset, picture in enumerate(block.pictures):
+        if block.start:
+            is_whole &= draw_start(out, image, pen, block, (x, top))
+        for offset, picture in enumerate(block.pictures, bool(block.start)):
             left = x + offset * (block.tile[0] + GAP)
             is_whole &= draw_tile(out, image, pen, picture, block.tile, (left, top))
             below = top + block.tile[1] + 4 + line_height(CAPTION_PX)
-            for line in block.notes[offset] if block.notes else ():
+            for line in block.notes[offset - bool(block.start)] if block.notes else ():
                 put(pen, (left, below), line, CAPTION_PX, TEXT, block.tile[0])
                 below += line_height(CAPTION_PX)
         x += block.width + BLOCK_GAP
     return is_whole
+
+
+def draw_start(
+    out: Output, image: Image.Image, pen: ImageDraw.ImageDraw, block: Block, at: tuple[int, int]
+) -> bool:
+    """The picture that a block begins from, under its name; False if it is not there any more."""
+    path = Path(out.starts[block.start])
+    width, height = block.tile
+    try:
+        own = fitted(open_same(path, block.start), block.pictures[0].job.size_px)
+    except (InputError, DigestMismatch):
+        own = None
+    if own is not None:
+        image.paste(resized(own, block.tile), at)
+    else:
+        corner = (at[0] + width - 1, at[1] + height - 1)
+        pen.rectangle((at, corner), fill=TILE_GROUND, outline=FAULT)
+    caption = readable(f"from {path.name}")
+    put(pen, (at[0], at[1] + height + 4), caption, CAPTION_PX, ACCENT, width)
+    return own is not None
 
 
 def draw_tile(

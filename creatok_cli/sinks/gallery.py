@@ -93,6 +93,7 @@ footer { margin-top: 3rem; border-top: 1px solid #3a3d44; padding-top: 1rem; fon
 {% else %}<div class="failed">failed: {{ p.kind }}<br>{{ p.error }}</div>{% endif %}
 <figcaption>{% if p.picked %}<b>picked</b><br>{% endif %}
 {%- if p.scores %}<span class="scores">{{ p.scores }}</span><br>{% endif %}
+{%- if p.start %}from {{ p.start }}<br>{% endif %}
 {{- p.file }}<br>seed {{ p.seed }}<br><code>{{ p.key }}</code></figcaption>
 </figure>
 {% endfor %}
@@ -104,7 +105,8 @@ footer { margin-top: 3rem; border-top: 1px solid #3a3d44; padding-top: 1rem; fon
 {{ links() }}
 <footer>
 <p>Made with creatok {{ version }}, an AI system; every picture carries its recipe and the IPTC mark
-trainedAlgorithmicMedia unless it was written without metadata.
+trainedAlgorithmicMedia (compositeWithTrainedAlgorithmicMedia where it begins from a picture)
+unless it was written without metadata.
 Draw one again: <code>creatok sample --from PICTURE.png</code></p>
 {% for base in bases %}
 <p>Base {{ base.name }}{% if base.licence %}, licence {{ base.licence }}{% endif %}
@@ -242,10 +244,19 @@ def block(found: Sequence[Picture], out: Output) -> dict[str, Any]:
                 "error": visible(p.line.error),
                 "scores": scores_text(out.scores.get(p.line.file, ())),
                 "picked": p.line.file in out.picks,
+                "start": start_text(p),
             }
             for p in found
         ],
     }
+
+
+def start_text(picture: Picture) -> str:
+    """`pig.png, strength 0.5`; empty for a picture that begins from noise."""
+    if picture.job.init_image is None:
+        return ""
+    name = picture.line.facts.get("init_image") or picture.job.init_image[:19]
+    return visible(f"{name}, strength {picture.job.strength:g}")
 
 
 def bases(shown: Sequence[Picture]) -> list[dict[str, str]]:

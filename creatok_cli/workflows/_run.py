@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -79,6 +79,8 @@ class Task:
     metadata: MetadataMode = "full"
     sinks: Sequence[str] = DERIVED
     """Beside `png` and `manifest`, which every run has."""
+    starts: Mapping[str, str] = field(default_factory=dict)
+    """Path by digest of the pictures that jobs begin from: contact sheets show them."""
     device: str = "auto"
     resume: str = ""
     stop: Stop | None = None
@@ -130,6 +132,7 @@ class _Run:
             ledger=self.ledger,
             commit=self.committed.put,
             replaceable=self.sorted.replaceable,
+            starts=task.starts,
         )
 
     def events(self) -> Iterator[Event]:

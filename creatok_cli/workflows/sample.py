@@ -271,6 +271,7 @@ def start(
         fail_fast=request.fail_fast,
         metadata=request.metadata,
         sinks=sinks,
+        starts=drawer.pictures,
         device=request.device,
         resume=request.resume_command,
         stop=request.stop,

@@ -75,10 +75,13 @@ def test_few_pictures_are_kept_whoever_asks(
         written(tmp_path / f"{n}.png", (n, 0, 0)): str(tmp_path / f"{n}.png") for n in range(9)
     }
     one, read = Starts(files), []
-    plain = _starts.read_picture_bytes
-    monkeypatch.setattr(
-        _starts, "read_picture_bytes", lambda path: read.append(path) or plain(path)
-    )
+    plain = _starts.open_same
+
+    def note(path: Path, digest: str) -> Image.Image:
+        read.append(path)
+        return plain(path, digest)
+
+    monkeypatch.setattr(_starts, "open_same", note)
     asked = [digest for digest in files for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda digest: one.start(job(digest), 1), asked))

@@ -16,6 +16,7 @@ from creatok_cli.sinks import contact_sheet
 from creatok_cli.sinks._layout import cut_pages, font, shortened, tile_size, wrap
 from creatok_cli.sinks._ledger import pictures, read
 from creatok_cli.sinks.contact_sheet import BACKGROUND, Spec, draw_page, page_names
+from creatok_cli.strict_picture import check_picture
 from creatok_cli.workflows._run import run
 from tests.fakes.drawing import FakeRenderer, finish, job, jobs, plan, task
 
@@ -160,6 +161,62 @@ def test_the_page_shows_the_pictures(tmp_path: Path) -> None:
     for each in whole.jobs:
         centre = picture(each).getpixel((32, 32))
         assert centre in colours
+
+
+def begun(folder: Path, colours: dict[str, str]) -> tuple[Plan, dict[str, str]]:
+    """Two prompts from each of the pictures, one without, and where the pictures lie."""
+    made, starts = [], {}
+    for name, colour in colours.items():
+        Image.new("RGB", (40, 20), colour).save(folder / f"{name}.png")
+        digest = check_picture(folder / f"{name}.png").digest
+        starts[digest] = str(folder / f"{name}.png")
+        for prompt in ("a pig", "an owl"):
+            given = {"init_image": digest, "strength": 0.5}
+            made.append(job(prompt, 1, f"{name}/{prompt}", row="restyle", **given))
+    made.append(job("a pig", 1, "none", row="restyle"))
+    return make_plan(made, sheet="begun", batch_class=4), starts
+
+
+def test_a_picture_to_begin_from_is_shown_once_before_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colours = {"lime": "#01fe02", "rose" * 30: "#fe0180"}
+    whole, starts = begun(tmp_path, colours)
+    out = tmp_path / "out"
+    summary, _, _ = finish(run(task(out, whole, sinks=("contact_sheet",), starts=starts)))
+    shown = pictures(whole, read(out))
+    pages = cut_pages(Spec(), shown, starts=starts)
+    blocks = [block for page in pages for strip in page for block in strip.blocks]
+    first, second = starts
+    assert [block.start for block in blocks] == [first, "", second, "", ""]
+    assert [block.label for block in blocks] == ["a pig", "an owl"] * 2 + ["a pig"]
+    pen = Pen()
+    with monkeypatch.context() as patch:
+        pen.watch(patch)
+        held: Any = type("Out", (), {"folder": out, "picks": frozenset(), "starts": starts})
+        facts = contact_sheet.Facts.of(whole.sheet, shown)
+        image, is_whole = draw_page(held, facts, pages[0], 1, 1)
+    assert is_whole
+    assert "from lime.png" in [text for _, text in pen.texts]
+    for a, b in combinations([*(box for box, _ in pen.texts), *pen.tiles], 2):
+        assert not overlap(a, b), (a, b)
+    with Image.open(summary.contact_sheets[0]) as page:
+        seen = {colour for _, colour in page.convert("RGB").getcolors(1 << 24)}
+    assert seen == {colour for _, colour in image.getcolors(1 << 24)}
+    assert {(1, 254, 2), (254, 1, 128)} <= seen
+    assert len(cut_pages(Spec(), shown)[0]) == len(pages[0])
+
+
+def test_a_picture_to_begin_from_that_changed_is_not_shown(tmp_path: Path) -> None:
+    whole, starts = begun(tmp_path, {"lime": "#01fe02"})
+    (path,) = starts.values()
+    Image.new("RGB", (40, 20), "#0102fe").save(path)
+    out = tmp_path / "out"
+    finish(run(task(out, whole, sinks=("contact_sheet",), starts=starts)))
+    with Image.open(out / "contact-sheet.png") as sheet:
+        colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 24)}
+    assert contact_sheet.FAULT in colours
+    assert (1, 2, 254) not in colours
 
 
 def test_failed_and_missing_pictures_have_a_tile(tmp_path: Path) -> None:

@@ -63,6 +63,17 @@ def parsed(path: Path) -> Reader:
     return reader
 
 
+def test_a_picture_says_what_it_begins_from(tmp_path: Path) -> None:
+    made = [
+        job("a pig", 1, "a", init_image="sha256:" + "7" * 64, strength=0.25),
+        job("a pig", 1, "b"),
+    ]
+    finish(run(task(tmp_path, make_plan(made, sheet="x", batch_class=4))))
+    text = " ".join(parsed(tmp_path / "gallery.html").text)
+    assert text.count("from sha256:") == 1
+    assert "from sha256:777777777777, strength 0.25" in text
+
+
 def test_h1_all_text_is_escaped(tmp_path: Path) -> None:
     members = []
     for index, text in enumerate(HOSTILE):
