@@ -54,8 +54,13 @@ class Loader:
             model = load_part(
                 kind, self.folder, part, dtype=self.dtype, device=first, settings=more
             )
-            if more:
-                return model
+            if more:  # was read to the device, because that is where it is quantised
+                is_full = rung == "full"
+                return (
+                    model
+                    if is_full
+                    else place(model.to("cpu"), part, "offload", self.seat, self.device)
+                )
             if is_worn:
                 wear(model, part, self.loras)
             _storage.cast(model, storage, dtype)

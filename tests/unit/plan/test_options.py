@@ -51,3 +51,19 @@ def test_what_is_no_option_is_told_with_its_place(options: str, message: str) ->
         jobs_of(yaml_jobs("{prompt: a}", head=f"options: {options}\n"))
     assert message in str(caught.value)
     assert caught.value.problems[0].line == 2
+
+
+def test_set_wins_over_the_jobs_and_is_typed() -> None:
+    text = yaml_jobs("{prompt: a, options: {x: 1, y: 2}}")
+    sets = {"options.x": "0.5", "options.z": "true", "options.storage": "fp8", "options.n": "-3"}
+    (job,) = jobs_of(text, overrides=sets)
+    assert dict(job.options) == {"x": 0.5, "y": 2, "z": True, "storage": "fp8", "n": -3}
+
+
+@pytest.mark.parametrize(
+    ("key", "message"), [("options.", "a variable name"), ("options.a b", "a variable name")]
+)
+def test_a_wrong_option_of_set_is_told(key: str, message: str) -> None:
+    with pytest.raises(SheetError, match=message) as caught:
+        jobs_of(yaml_jobs("{prompt: a}"), overrides={key: "1"})
+    assert caught.value.problems[0].file == f"--set {key}"
