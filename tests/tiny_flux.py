@@ -79,8 +79,8 @@ def _transformer(clip_width: int, *, guidance_embeds: bool) -> Any:
         FluxTransformer2DModel(
             patch_size=1,
             in_channels=16,
-            num_layers=2,
-            num_single_layers=2,
+            num_layers=1,
+            num_single_layers=1,
             attention_head_dim=16,
             num_attention_heads=2,
             joint_attention_dim=JOINT,

@@ -188,7 +188,7 @@ def test_adapted_weights_learn_and_are_worn(folders: Callable[..., Path], tmp_pa
     backbone = built(folders(**SCHNELL))
     before = drawn(backbone, (32, 32), guidance=0.0)[-1]
     adapted = backbone.adapt(2, seed=1)
-    assert any("single_transformer_blocks.1.attn.to_v" in name for name in adapted.parameters)
+    assert any("single_transformer_blocks.0.attn.to_v" in name for name in adapted.parameters)
     with torch.no_grad():
         for leaf in adapted.parameters.values():
             leaf.add_(0.2)
