@@ -89,8 +89,8 @@ class UnetImage:
         # What diffusers takes where the file is silent.
         self._is_zeroed = bool(index.get("force_zeros_for_empty_prompt", True))
         self.unet: Any = loader.model(UNet2DConditionModel, "unet")
-        self._vae = Vae(loader)
         self._is_xl = self.unet.config.addition_embed_type == XL
+        self._vae = Vae(loader, heeds_upcast=self._is_xl)
         if not self._is_xl:
             # StableDiffusionPipeline corrects old configs in the same way.
             self._config["steps_offset"] = 1

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 
 class Vae:
-    """Encoder and decoder. Using them changes nothing here: several threads may."""
+    """Encoder and decoder. Using them changes nothing here: several threads may.
 
-    def __init__(self, loader: Loader) -> None:
+    `heeds_upcast`: in fp16 it works in fp32 where its config says `force_upcast`. That is SDXL's
+    alone: others have the line, too, and neither need it nor does diffusers heed it there.
+    """
+
+    def __init__(self, loader: Loader, *, heeds_upcast: bool = False) -> None:
         from diffusers import AutoencoderKL
 
         self._device, self._dtype = loader.device, torch_dtype(loader.dtype)
@@ -34,8 +38,8 @@ class Vae:
         self.scale = 2 ** (len(config.block_out_channels) - 1)
         """Pixels per latent, along each side."""
         self._factor, self._shift = config.scaling_factor, config.shift_factor or 0.0
-        # SDXL's decoder overflows in fp16 and says so in its config.
-        self._needs_fp32 = bool(config.get("force_upcast")) and self._dtype == torch.float16
+        is_half = self._dtype == torch.float16
+        self._needs_fp32 = heeds_upcast and is_half and bool(config.get("force_upcast"))
 
     def decode(self, latents: Tensor, *, precise: bool = False) -> Tensor:
         """[b c h w] -> [b 3 H W] f32 in [-1, 1]; values that are not finite come out as NaN."""

@@ -420,6 +420,27 @@ def test_folders_of_other_kinds_are_refused_with_reasons(tmp_path: Path) -> None
         _ = opened("sd15", other).image
 
 
+@pytest.mark.parametrize(("family", "wide"), [("sd15", torch.float16), ("sdxl", torch.float32)])
+def test_the_decoder_of_xl_alone_works_in_fp32(
+    tiny_unet: Callable[..., Path], family: str, wide: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import AutoencoderKL
+
+    side, seen = opened(family, tiny_unet(family), "fp16").image, set[torch.dtype]()
+    whole = AutoencoderKL.decode
+
+    def decode(self: Any, latents: torch.Tensor, **how: Any) -> Any:
+        seen.add(latents.dtype)
+        return whole(self, latents, **how)
+
+    monkeypatch.setattr(AutoencoderKL, "decode", decode)
+    with torch.inference_mode():
+        pixels = side.decode(torch.zeros((1, 4, 8, 8), dtype=torch.float16))
+    assert seen == {wide}
+    assert pixels.dtype == torch.float32
+    assert bool(pixels.isfinite().all())
+
+
 def test_steps_that_a_scheduler_cannot_take_are_told(tiny_unet: Callable[..., Path]) -> None:
     base = opened("sd15", tiny_unet("sd15"))
     with pytest.raises(InputError, match="lcm cannot take 51 steps"):
