@@ -401,3 +401,15 @@ def test_blocks_that_repeat_are_compiled(
     done.clear()
     assert opened(tiny_kandinsky("2.2"), Room(is_compiled=True)).image is not None
     assert done == [("UNet2DConditionModel", {})]
+
+
+def test_compiled_blocks_draw_the_same_without_a_break_in_their_graph(
+    tiny_sd3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.nn.Module.compile
+    # The trace is what may fail; making kernels of it needs a C++ compiler.
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **how: real(self, **how, backend="eager")
+    )
+    plain = drawn(opened(tiny_sd3))
+    assert all(map(torch.equal, plain, drawn(opened(tiny_sd3, Room(is_compiled=True)))))
