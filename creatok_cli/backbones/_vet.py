@@ -86,11 +86,15 @@ WEIGHTY = ("Model", "Projection", "KL", "Transformer", "CLIP")
 NEVER_OPENED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of real repositories that no adapter opens unless its family names them."""
 MAX_CONFIG_BYTES = 2**20
-MAX_INDEX_BYTES = 2**24
+MAX_INDEX_BYTES = 2**22
 MAX_DATA_BYTES = 2**26
 MAX_HEADER_BYTES = 2**24
 """Of a weight file: the largest known one has 1 MiB."""
 MAX_FILES = 2000
+MAX_NUMBER, MAX_LAYERS, MAX_BLOCKS = 2**24, 1024, 256
+"""Larger sizes in a config are made to fill the memory before a weight is read."""
+SIZED = ("config.json", "scheduler_config.json")
+"""Configs from which models are built."""
 
 Parts = Mapping[str, Sequence[str]]
 """Part of a pipeline -> the classes that its adapter opens for it."""
@@ -231,6 +235,8 @@ class Vetted:
         elif suffix == ".json" and name not in DATA_JSON:
             limit = MAX_INDEX_BYTES if OTHER_INDEX.search(name) else MAX_CONFIG_BYTES
             self.configs[relative] = _config(path, where, limit)
+            if name in SIZED:
+                _check_sizes(self.configs[relative], where)
         elif suffix in TEXTS and path.stat().st_size > MAX_DATA_BYTES:
             raise Refused(f"{where} is too large for a word list")
 
@@ -342,7 +348,8 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
             relative = path.relative_to(folder).as_posix()
             if each.startswith("."):
                 continue
-            if path.is_symlink() and not any(path.resolve().is_relative_to(p) for p in inside):
+            real = Path(os.path.realpath(path))
+            if path.is_symlink() and not any(real.is_relative_to(place) for place in inside):
                 raise Refused(f"{folder}: {relative} is a link out of the folder")
             if not path.exists() or not stat.S_ISREG(path.stat().st_mode):
                 raise Refused(f"{folder}: {relative} is not a regular file")
@@ -384,6 +391,19 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key occurs twice")
     return found
+
+
+def _check_sizes(value: Any, where: str, key: str = "") -> None:
+    """No number or list with which a model would never be built in the memory of a machine."""
+    inner: list[tuple[str, Any]] = list(value.items()) if isinstance(value, dict) else []
+    if isinstance(value, list):
+        inner = [(key, each) for each in value]
+        if len(value) > MAX_BLOCKS and key not in ("trained_betas", "prune_heads"):
+            raise Refused(f"{where}: {key[:60]!r} is a list of {len(value)}: no known model is so")
+    for name, each in inner:
+        _check_sizes(each, where, str(name))
+    if isinstance(value, int) and abs(value) > (MAX_LAYERS if "layers" in key else MAX_NUMBER):
+        raise Refused(f"{where}: {key[:60]!r} is far larger than in any known model")
 
 
 def _check_keys(value: Any, where: str) -> None:
