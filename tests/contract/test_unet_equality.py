@@ -18,6 +18,7 @@ from creatok_cli.backbones._unet import skipped
 from creatok_cli.backbones.base import Start
 from creatok_cli.errors import ArtefactError, InputError, ModelMissing, Refused
 from creatok_cli.seeds import generator
+from creatok_cli.tokens.token import Token
 from tests.tiny_unet import build_tiny_sd15, build_tiny_sdxl
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -200,6 +201,26 @@ def test_an_empty_negative_is_zeros_where_the_folder_says_so(
         found += [ours(base, negative=text)[0][-1] for text in ("", "red")]
     assert not torch.equal(found[0], found[2])
     assert torch.equal(found[1], found[3])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_that_are_learned_pool_at_eos_whatever_id_the_config_says(
+    family: str, tiny_unet: Callable[..., Path]
+) -> None:
+    found = []
+    for legacy_eos in (False, True):
+        text = opened(family, tiny_unet(family, legacy_eos=legacy_eos)).text
+        draw = torch.Generator().manual_seed(3)
+        widths = text.encoders.items()
+        fox = Token("<fox>", "fox", {k: torch.randn((2, d), generator=draw) for k, d in widths})
+        with torch.inference_mode():
+            pooled = text.pooled(["a <fox> in snow"], [fox])
+            cond = text.encode(["a <fox> in snow"], [fox])
+        found.append({**pooled, **cond.tensors})
+        if family == "sdxl":
+            assert torch.allclose(cond.tensors["pooled"], pooled["clip_g"], atol=1e-5)
+    for name, rows in found[0].items():
+        assert torch.equal(rows, found[1][name]), name
 
 
 RESCALED = {
