@@ -47,8 +47,8 @@ DECODER_WIDTHS = 10
 """Maps of a decoder's last width that live at once per pixel: its last upsampling has twice that
 width, and keeps input, output and workspace of a convolution.
 """
-TEXT_BYTES = GIB // 2
-"""What text encoders write for one chunk of prompts: 8 rows of 256 places in T5-XXL, bf16."""
+T5_BYTES, CLIP_BYTES = GIB // 2, GIB // 16
+"""What T5-XXL and CLIP write for one chunk of 8 prompts: 256 and 77 places of 16 widths in bf16."""
 TEXT_TOKENS = 333
 """Places of text beside those of the picture: 77 of CLIP and 256 of T5."""
 LEAF_SHARE = 8
@@ -81,7 +81,8 @@ class Needs:
     def words(self, rung: Rung) -> int:
         """Most that encoding text takes."""
         t5 = self.t5 if rung == "full" else self.t5 // LEAF_SHARE
-        return self.towers + t5 + TEXT_BYTES if self.towers + self.t5 else 0
+        writing = T5_BYTES if self.t5 else CLIP_BYTES if self.towers else 0
+        return self.towers + t5 + writing
 
     def picture(self, rung: Rung) -> int:
         """Most that drawing takes."""
@@ -257,7 +258,8 @@ def choose(
     rungs: tuple[Rung, ...] = ("full", "offload", "group")
     taken = {rung: max(each.picture(rung) for each in all_needs) for rung in rungs}
     rung = next((each for each in rungs if taken[each] <= spare), "group")
-    words: Rung = "full" if max(each.words("full") for each in all_needs) <= spare else "group"
+    is_long = any(each.t5 and each.words("full") > spare for each in all_needs)
+    words: Rung = "group" if is_long else "full"
     is_tight = max(taken[rung], *(each.words(words) for each in all_needs)) > spare
     spoken = HOW[rung] + ("; T5 is read layer by layer" if words == "group" else "")
     message = (
@@ -297,4 +299,4 @@ def make_room(
 
 
 def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"
+    return f"{size / GIB:.1f} GiB" if size >= GIB // 10 else f"{size / 2**20:.3g} MiB"
