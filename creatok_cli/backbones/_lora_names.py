@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from creatok_cli.errors import ArtefactError
 from creatok_cli.tokens.lora import DENOISER, LowRank
@@ -58,7 +59,10 @@ _BLOCKS = (
     (re.compile(r"joint_blocks_(\d+)_x_block_(.+)"), "transformer_blocks", _JOINT),
     (re.compile(r"joint_blocks_(\d+)_context_block_(.+)"), "transformer_blocks", _ADDED_JOINT),
 )
-_EMBEDDERS = {"time": "timestep", "t": "timestep", "vector": "text", "y": "text", "guidance": ""}
+_EMBEDDERS = {
+    **{"time": "timestep", "t": "timestep", "vector": "text", "y": "text"},
+    "guidance": "guidance",
+}
 _EMBEDDER = re.compile(
     r"(?P<of>time|vector|guidance)_in_(?P<first>in|out)_layer|(?P<sd3>[ty])_embedder_mlp_(?P<at>[02])"
 )
@@ -102,18 +106,20 @@ class Modules:
         begin = (
             f"it changes {change.part}.{change.module[:100]} {list(change.shape)}, the base has "
         )
-        end = "; use the base it was trained on"
+        advice = "; use the base it was trained on"
         if not names:
-            raise ArtefactError(f"{begin}no such matrix{end}")
+            raise ArtefactError(f"{begin}no such matrix{advice}")
         shapes = [self.shapes[name] for name in names]
         whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
         if _plain(whole) != _plain(change.shape):
-            raise ArtefactError(f"{begin}one of shape {list(whole)}{end}")
-        pieces, row = [], 0
-        for name, shape in zip(names, shapes, strict=True):
-            pieces.append(Piece(name, 0, row, row + shape[0]))
-            row += shape[0]
-        return tuple(_turned(pieces[0])) if self._is_turned(change.module, names[0]) else (*pieces,)
+            raise ArtefactError(f"{begin} one of shape {list(whole)}{advice}")
+        if self._is_turned(change.module, names[0]):
+            return tuple(_turned(names[0], shapes[0][0]))
+        ends = list(accumulate(shape[0] for shape in shapes))
+        return tuple(
+            Piece(name, 0, end - shape[0], end)
+            for name, shape, end in zip(names, shapes, ends, strict=True)
+        )
 
     def _find(self, module: str) -> tuple[str, ...]:
         """Names of the base's modules, in the order of their rows; empty when there are none."""
@@ -158,10 +164,10 @@ def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 
-def _turned(piece: Piece) -> Iterator[Piece]:
-    half = piece.last // 2
-    yield Piece(piece.module, 0, half, piece.last)
-    yield Piece(piece.module, half, 0, half)
+def _turned(module: str, rows: int) -> Iterator[Piece]:
+    half = rows // 2
+    yield Piece(module, 0, half, rows)
+    yield Piece(module, half, 0, half)
 
 
 def _from_unet(flat: str, per_block: int) -> tuple[str, ...]:
@@ -195,7 +201,7 @@ def _from_transformer(flat: str) -> tuple[str, ...]:
         return (_TOPS[flat],)
     found = _EMBEDDER.fullmatch(flat)
     if found:
-        of = _EMBEDDERS[found["of"] or found["sd3"]] or "guidance"
+        of = _EMBEDDERS[found["of"] or found["sd3"]]
         number = 1 if found["first"] == "in" or found["at"] == "0" else 2
         return (f"time_text_embed_{of}_embedder_linear_{number}",)
     for pattern, block, table in _BLOCKS:
