@@ -133,6 +133,7 @@ def sample(request: SampleRequest) -> Iterator[Event]:
     the first event for what is wrong with the request, after the Summary for what ended the run.
     """
     check_measures(request)
+    check_means(request)
     sheet = load_sheet(
         request.sheet,
         stdin=request.stdin,
@@ -208,6 +209,17 @@ def check_measures(request: SampleRequest) -> None:
     if request.verify and (request.scores or request.pick):
         raise InputError(
             "--score and --pick look at pictures, --verify only checks their bytes: run them apart"
+        )
+
+
+def check_means(request: SampleRequest) -> None:
+    """Raise InputError for what this machine cannot be asked for in such a run."""
+    if request.profile and request.executor != "local":
+        raise InputError("--profile times this process alone: use --executor local")
+    if request.batch_size == "probe" and request.shard is not None:
+        raise InputError(
+            "--batch-size probe: all shards must draw in batches of one size; probe without "
+            "--shard, then give every shard the number"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from creatok_cli.backbones import _memory
+from creatok_cli.backbones import _memory, _storage
 from creatok_cli.backbones._weights import resolve
 from creatok_cli.backbones.base import Load, Rung
 from creatok_cli.cli.app import run
@@ -101,3 +101,24 @@ def test_a_profile_is_told_after_the_summary_and_kept_out_of_the_manifest(
     assert {stage["stage"] for stage in profile["stages"]} >= {"denoise", "decode", "to host"}
     assert 0 < profile["busy"] <= 1
     assert profile["queue"] > profile["queued"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--profile", "--executor", "ray"), "--profile times this process alone"),
+        (("--batch-size", "probe", "--shard", "1/2"), "all shards must draw in batches of one"),
+        (("--vram", "0"), "--vram: found 0, expected GiB such as 8"),
+        (("--set", "options.storage=nf4"), "storage nf4 needs bitsandbytes"),
+        (("--set", "options.depth=2"), "base bestiary has no options"),
+        (("--set", "storage=fp8"), "and options.NAME"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_told_before_a_weight_is_read(
+    words: tuple[str, ...], message: str, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_storage, "find_spec", lambda name: None)
+    code, told, _ = sample("out", *words)
+    assert code == 2
+    assert message in told
+    assert not Path("out").exists()
