@@ -25,6 +25,7 @@ from unittest.mock import patch
 
 import torch
 from _full_size import BASES, Base, Part, build, config_json
+from _meta_base import written
 
 from creatok_cli import registry
 from creatok_cli.backbones import _memory
@@ -100,6 +101,7 @@ def computed() -> dict[str, Any]:
         item = "fp16" if base.dtype == "fp16" else "bf16"
         with as_if_full_size(base) as folders:
             plain, small = needs(folders, item, load), needs(folders, item, load, FP8)
+            drawing, decoding = written(name, base, folders[0], 1)
         assert plain is not None
         assert small is not None
         report[name] = {
@@ -113,6 +115,10 @@ def computed() -> dict[str, Any]:
                 "denoiser": gib(plain.denoiser),
                 "denoiser_fp8": gib(small.denoiser),
                 "decoder_and_prior": gib(sum(plain.others)),
+            },
+            "writes_gib": {
+                "denoiser": {"estimated": gib(plain.drawing), "counted": gib(drawing)},
+                "decoder": {"estimated": gib(plain.decoding), "counted": gib(decoding)},
             },
             "encoding_gib": {rung: gib(plain.words(rung)) for rung in ("full", "group")},
             "drawing_gib": rungs(plain),

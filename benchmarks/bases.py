@@ -52,7 +52,7 @@ from creatok_cli import registry
 from creatok_cli.backbones._diffusers import prepare_libraries
 from creatok_cli.backbones._weights import resolve
 from creatok_cli.backbones.base import pick_device
-from creatok_cli.domain import BaseFacts, ImageWritten, Job, Notice, Summary
+from creatok_cli.domain import BaseFacts, ImageWritten, Job, Notice, Profile, Summary
 from creatok_cli.executors import local
 from creatok_cli.plan.expand import expand
 from creatok_cli.plan.sheet import load_sheet
@@ -97,6 +97,7 @@ class Ours:
     """All batches after these."""
     files: Mapping[str, Path]
     told: Sequence[str]
+    profile: Profile
 
 
 def sheet_of(folder: Path, base: Path, rows: int, settings: Mapping[str, Any]) -> Path:
@@ -132,20 +133,29 @@ def ours(task: Task, out: Path, *, sheet: Path | None = None, rows: int | None =
     began = time.time()
     files: dict[str, Path] = {}
     told: list[str] = []
+    profile = None
     request = SampleRequest(
-        sheet=str(sheet or task.sheet), out=out, device=task.device, batch_size=rows
+        sheet=str(sheet or task.sheet),
+        out=out,
+        device=task.device,
+        batch_size=rows,
+        compiling="on" if task.is_compiled else "off",
+        profile=True,
     )
     for event in sample(request):
         if isinstance(event, ImageWritten):
             files[event.key] = out / event.file
         if isinstance(event, Notice):
             told.append(event.message)
+        if isinstance(event, Profile):
+            profile = event
         if isinstance(event, Summary) and event.code:
             raise SystemExit(f"sample ended with {event}")
+    assert profile is not None
     whole = time.time() - began
     ends = sorted(file.stat().st_mtime for file in files.values())
     first = ends[min(rows * task.lanes, len(ends)) - 1]
-    return Ours(whole, first - began, ends[-1] - first, files, told)
+    return Ours(whole, first - began, ends[-1] - first, files, told, profile)
 
 
 def psnr(a: Path, b: Path) -> float:
@@ -328,6 +338,9 @@ def summed(
         "R2_over_ours": round(best["R2"] / best["ours"], 2),
         "R2_over_ours_median": round(middle["R2"] / middle["ours"], 2),
         "R_over_ours_whole": round(min(whole["R"]) / min(whole["ours"]), 2),
+        "T8_busy": max(run.profile.busy for run in runs),
+        "stages_s": {name: seconds for name, seconds, _ in runs[-1].profile.stages},
+        "queued_at_most": runs[-1].profile.queued,
         "notices": list(runs[-1].told),
     }
 

@@ -1,4 +1,4 @@
-"""One CreTok step at the real size of CLIP-L, random weights, against common loops (T9).
+"""One CreTok step at the real size of CLIP-L, random weights, against common loops (T9, T10).
 
     python benchmarks/learn_token_speed.py [--repeats 5] [--device cpu] [--encoders l|lg]
 
@@ -121,6 +121,18 @@ def seconds(work: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - began
 
 
+def floor_s(towers: list[ClipTower], steps: int) -> float:
+    """Seconds of `steps` steps if nothing but reading the weights took time, once forwards and once
+    back: their bytes over what a plain copy on the device reaches (T10).
+    """
+    bulk = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    other = torch.empty_like(bulk)
+    span = min(seconds(lambda: other.copy_(bulk), "cuda") for _ in range(10))
+    layers = [tower._text.encoder for tower in towers]
+    size = sum(p.numel() * p.element_size() for each in layers for p in each.parameters())
+    return steps * 2 * size / (2 * bulk.numel() / span)
+
+
 def gradient_error(tower: ClipTower, spec: Spec, prompt: str) -> float:
     """Relative distance of our gradient for one phrase from the slow loop's."""
     slow = SlowLoop(tower, spec, [prompt])
@@ -183,6 +195,9 @@ def main() -> None:
         "machine_after": machine(torch.get_num_threads()),
     }
     if args.device.startswith("cuda"):
+        floor = floor_s(half, 10_000)
+        report["floor_10000_steps_bf16_s"] = round(floor, 1)
+        report["T10_bf16_over_floor"] = round(10_000 * best["ours-bf16"] / floor, 1)
         report["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     assert math.isfinite(error)
     name = "cpu" if args.device == "cpu" else "gpu"
