@@ -235,6 +235,10 @@ class BaseFacts:
 
     source: str = ""
     """`owner/repo@commit` for a snapshot of the Hub's cache."""
+    checkpoint: str = ""
+    """The one file from which the folder was made."""
+    configs: str = ""
+    """Where its configs and word lists came from."""
     prior_folder: str = ""
     """Of families whose prior is a repository of its own."""
     can_start: bool = False

@@ -477,6 +477,8 @@ def _failed(job: Job, kind: FailureKind, message: str) -> Failed:
 
 def base_label(name: str) -> str:
     """The name of a base without the folders above it: pictures tell no paths."""
+    file, plus, _ = name.partition(".safetensors+")  # what follows are its configs
+    name = f"{file}.safetensors" if plus else name
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1] or "base"
 
 

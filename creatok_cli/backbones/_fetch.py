@@ -5,7 +5,7 @@ opens, and no others, are fetched: configs, word lists, safetensors in one varia
 Pickles, pictures, checkpoints and the other variant stay where they are. Licence, size and room on
 the disk are told before the first large byte; the commit is pinned beside the sheet.
 
-Does not: connect by itself (`_hub.py` does), open a weight, or import torch.
+Does not: connect by itself (`_hub.py` does). It imports torch only to take a checkpoint apart.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ from creatok_cli.backbones._base_name import MAIN, BaseName, parse
 from creatok_cli.backbones._hub import IDLE_S, Hub, Listing, RemoteFile, keep_branch
 from creatok_cli.backbones._lora_file import HubFile, cached_file, parse_reference
 from creatok_cli.backbones._pins import Pins
-from creatok_cli.backbones._vet import MODEL_INDEX, WEIGHTS, WEIGHTY, DigestCache, Parts, wanted
+from creatok_cli.backbones._single_file import convert, read_checkpoint
+from creatok_cli.backbones._vet import (
+    MODEL_INDEX,
+    WEIGHTS,
+    WEIGHTY,
+    DigestCache,
+    Parts,
+    is_text,
+    wanted,
+)
 from creatok_cli.domain import Event, Fetching, Notice, Stage
 from creatok_cli.errors import ModelMissing, Offline, OutputFull, Refused, UnknownName
 
@@ -79,6 +88,8 @@ def obtain(
             continue
         if asked.kind == "repo":
             yield from _repository(asked, pins or Pins(), is_offline=is_offline, idle_s=idle_s)
+        if asked.kind == "file":
+            yield from _checkpoint(asked, pins or Pins(), is_offline=is_offline, idle_s=idle_s)
     for text in files:
         named = parse_reference(text)
         if named is not None and not ((folder or Path()) / Path(text).expanduser()).exists():
@@ -99,6 +110,37 @@ def _repository(asked: BaseName, pins: Pins, *, is_offline: bool, idle_s: float)
     if facts.prior_folder:
         prior = Path(facts.prior_folder)
         pins.keep(f"{_hub_cache.repo_of(prior)}@{MAIN}", prior.name)
+
+
+def _checkpoint(asked: BaseName, pins: Pins, *, is_offline: bool, idle_s: float) -> Iterator[Event]:
+    """Configs for one checkpoint, then its parts."""
+    checkpoint = read_checkpoint(Path(asked.path).resolve())
+    repo = _weights.usual_repo(checkpoint.family)
+    if not asked.configs:
+        try:
+            _weights.resolve(asked.text, pins)
+        except ModelMissing as missing:
+            if is_offline or _hub_cache.is_told_offline():
+                raise Offline(
+                    f"{asked.text} needs configs and word lists (offline): {missing}; or name a "
+                    f"folder that has them: --base {asked.text}+FOLDER"
+                ) from None
+            yield Stage(name="looking up", detail=repo)
+            hub = Hub(idle_s=idle_s)
+            listing = _listing(hub, repo, MAIN, pins)
+            parts = registry.describe("backbones", checkpoint.family).facts["PARTS"]
+            names = filter(is_text, wanted(listing.files, parts))
+            files = [listing.files[name] for name in names if name in listing.files]
+            yield from _fetch([_bundle(f"{repo}@{MAIN}", listing, files)], pins, idle_s)
+    facts = _weights.resolve(asked.text, pins)
+    if not asked.configs:
+        pins.keep(f"{repo}@{MAIN}", Path(facts.configs).name)
+    if not (Path(facts.folder) / MODEL_INDEX).is_file():
+        from creatok_cli.backbones._diffusers import prepare_libraries
+
+        yield Stage(name="taking apart", detail=checkpoint.path.name)
+        prepare_libraries()
+        convert(checkpoint, Path(facts.configs), Path(facts.folder))
 
 
 def _single(asked: HubFile, pins: Pins, *, is_offline: bool, idle_s: float) -> Iterator[Event]:

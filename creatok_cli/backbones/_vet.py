@@ -28,7 +28,7 @@ from creatok_cli import config, durable
 from creatok_cli.backbones._hub_cache import repo_of
 from creatok_cli.errors import ArtefactError, CreatokError, ModelMissing, Refused
 from creatok_cli.hashing import sha256_hex
-from creatok_cli.tokens._layout import describe_content, read_layout
+from creatok_cli.tokens._layout import Layout, describe_content, read_layout
 
 CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".exe", ".ipynb"})
 PICKLES = frozenset(
@@ -170,9 +170,13 @@ def wanted(names: Iterable[str], parts: Iterable[str]) -> frozenset[str]:
             inside[part].append(rest)
     for part, rests in inside.items():
         weights, _ = chosen(rests)
-        texts = {n for n in rests if n.endswith(TEXTS) and not OTHER_INDEX.search(n)}
-        found |= {f"{part}/{name}" for name in weights | texts}
+        found |= {f"{part}/{name}" for name in (*weights, *filter(is_text, rests))}
     return frozenset(found)
+
+
+def is_text(name: str) -> bool:
+    """Whether a file is a config or a word list."""
+    return name.endswith(TEXTS) and not OTHER_INDEX.search(name)
 
 
 def read_index(folder: Path) -> Mapping[str, Any]:
@@ -209,12 +213,24 @@ class Vetted:
         What draws: `model_index.json` and, of the parts that it names, what the loaders open. A
         corrected model card, another variant or a folder beside them is no new base.
         """
+        return self._digest_of(wanted(self.files, self._named))
+
+    def text_digest(self, weighty: Iterable[str]) -> str:
+        """The same of the texts alone: of the parts in `weighty`, of tokenizers and schedulers."""
+        others = {part for part in self._named if part.startswith(("tokenizer", "scheduler"))}
+        names = wanted(self.files, others | (set(weighty) & self._named))
+        return self._digest_of(name for name in names if is_text(name))
+
+    @property
+    def _named(self) -> set[str]:
+        """Parts that are opened and that the index has."""
         index = self.config(MODEL_INDEX)
         named = {part for part, entry in index.items() if isinstance(entry, list) and any(entry)}
-        parts = {part for part in named if part.casefold() in self._folders}
+        return {part for part in named if part.casefold() in self._folders}
+
+    def _digest_of(self, names: Iterable[str]) -> str:
         lines = "".join(
-            f"{name}\0{self._cache.digest(self.files[name])}\n"
-            for name in sorted(wanted(self.files, parts))
+            f"{name}\0{self._cache.digest(self.files[name])}\n" for name in sorted(names)
         )
         self._cache.save()
         return "sha256:" + sha256_hex(lines)
@@ -229,7 +245,7 @@ class Vetted:
         if suffix in PICKLES:
             self._check_twin(part, where)
         if suffix == WEIGHTS and not self._cache.knows(path):
-            _check_header(path, where)
+            check_header(path, where)
         if name in DATA_JSON and not self._cache.knows(path):
             _config(path, where, MAX_DATA_BYTES)
         elif suffix == ".json" and name not in DATA_JSON:
@@ -290,14 +306,16 @@ class Vetted:
                             "which creatok does not open"
                         )
 
-    def check_weights(self, index: Mapping[str, Any], parts: Parts) -> None:
-        """Every part with weights has a safetensors file. Raises ModelMissing."""
+    def check_weights(
+        self, index: Mapping[str, Any], parts: Parts, *, are_needed: bool = True
+    ) -> None:
+        """Every part has files, and a part with weights has safetensors. Raises ModelMissing."""
         for part in parts:
             entry = index.get(part)
             if not isinstance(entry, list) or entry == [None, None]:
                 continue
             inside = [name.partition("/")[2] for name in self.files if name.startswith(f"{part}/")]
-            if str(entry[1]).endswith(WEIGHTY):
+            if are_needed and str(entry[1]).endswith(WEIGHTY):
                 if not any(name.endswith(WEIGHTS) for name in chosen(inside)[0]):
                     raise ModelMissing(f"{self.folder}: {part} has no safetensors weights")
             elif not inside:
@@ -359,7 +377,8 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
             yield relative, path
 
 
-def _check_header(path: Path, where: str) -> None:
+def check_header(path: Path, where: str) -> Layout:
+    """The layout of a weight file. Raises Refused or DigestMismatch."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if MAX_HEADER_BYTES < length < path.stat().st_size:
@@ -367,7 +386,7 @@ def _check_header(path: Path, where: str) -> None:
                 f"{where}: this is no safetensors file of a model: the header is too long"
             )
         file.seek(0)
-        read_layout(file, path.stat().st_size, where)
+        return read_layout(file, path.stat().st_size, where)
 
 
 def _config(path: Path, where: str, limit: int = MAX_CONFIG_BYTES) -> Any:

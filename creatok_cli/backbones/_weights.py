@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,12 @@ from creatok_cli.backbones._base_name import MAIN, BaseName, parse
 from creatok_cli.backbones._hub_cache import hub_login as hub_login
 from creatok_cli.backbones._pins import Pins
 from creatok_cli.backbones._schedulers import offered
+from creatok_cli.backbones._single_file import (
+    Checkpoint,
+    converted_folder,
+    name_of,
+    read_checkpoint,
+)
 from creatok_cli.backbones._vet import WEIGHTS, Vetted, read_index
 from creatok_cli.domain import BaseFacts
 from creatok_cli.errors import ArtefactError, DigestMismatch, ModelMissing, Refused
@@ -118,6 +124,8 @@ def resolve(name: str, pins: Pins | None = None) -> BaseFacts:
         return _pictures(name, asked.backbone, asked.path)
     if asked.kind == "repo":
         return _repository(asked, pins or Pins())
+    if asked.kind == "file":
+        return _checkpoint(asked, pins or Pins())
     if not os.path.isdir(asked.path):
         raise ModelMissing(f"base {name[:200]!r}: no such folder")
     return _folder(name, Path(asked.path).resolve(), asked=asked.backbone)
@@ -131,7 +139,12 @@ def check_unchanged(facts: BaseFacts) -> None:
     folder = Path(facts.folder)
     family = _family(facts.backbone)
     prior = _prior(Path(facts.prior_folder), family) if facts.prior_folder else None
-    if _digest(Vetted(folder, family.facts["PARTS"]), card(folder), prior) != facts.digest:
+    vetted = Vetted(folder, family.facts["PARTS"])
+    if facts.checkpoint:
+        found = _checkpoint_digest(read_checkpoint(Path(facts.checkpoint)), Path(facts.configs))
+    else:
+        found = _digest(vetted, card(folder), prior)
+    if found != facts.digest:
         raise DigestMismatch(
             f"{facts.folder}: the base has changed since the plan was made; run the command again"
         )
@@ -226,6 +239,42 @@ def cached(repo: str, revision: str, pins: Pins) -> Path:
     )
 
 
+def _checkpoint(asked: BaseName, pins: Pins) -> BaseFacts:
+    """The facts of one checkpoint; its folder may not be there before `_fetch.obtain` made it."""
+    checkpoint = read_checkpoint(Path(asked.path).resolve())
+    if asked.backbone not in ("", checkpoint.family):
+        raise Refused(
+            f"{asked.path}: this is a model for {checkpoint.family}, not for {asked.backbone}"
+        )
+    if asked.configs:
+        configs = Path(asked.configs).resolve()
+    else:
+        configs = cached(usual_repo(checkpoint.family), MAIN, pins)
+    digest = _checkpoint_digest(checkpoint, configs)
+    facts = _folder(asked.text, configs, asked=checkpoint.family, has_weights=False)
+    return replace(
+        facts,
+        folder=str(converted_folder(digest)),
+        checkpoint=str(checkpoint.path),
+        configs=str(configs),
+        digest=digest,
+        source="",
+        licence=checkpoint.layout.metadata.get("modelspec.license", "unknown")[:80],
+        threads=1 if checkpoint.denoiser_bytes < LIGHT_BYTES else 0,
+    )
+
+
+def _checkpoint_digest(checkpoint: Checkpoint, configs: Path) -> str:
+    vetted = Vetted(configs, _family(checkpoint.family).facts["PARTS"])
+    rows = card(configs).get("creatok_t5_zero_rows")
+    return name_of(checkpoint, vetted, [] if rows is None else [rows])
+
+
+def usual_repo(name: str) -> str:
+    """The repository that a family's name stands for."""
+    return str(registry.describe("backbones", name).spec.get("repo", ""))
+
+
 def usual_licence(repo: str) -> str:
     """What the family that knows a repository says of its licence."""
     for name in bases():
@@ -241,11 +290,18 @@ def prior_repo(repo: str, decoder: str, prior: str) -> str:
 
 
 def _folder(
-    name: str, folder: Path, *, plugin: str = "", asked: str = "", prior: Path | None = None
+    name: str,
+    folder: Path,
+    *,
+    plugin: str = "",
+    asked: str = "",
+    prior: Path | None = None,
+    has_weights: bool = True,
 ) -> BaseFacts:
     """Vet a diffusers folder and read what a plan must know from its configs and model card.
 
     `asked`: the family that it must be of. `prior`: where its prior lies, unless beside it.
+    `has_weights`: off where the configs belong to a checkpoint elsewhere.
     """
     index = read_index(folder)
     adapter = plugin or _adapter(str(index.get("_class_name")), folder)
@@ -255,7 +311,7 @@ def _folder(
     vetted = Vetted(folder, family.facts["PARTS"])
     vetted.check_classes(index, family.facts["PARTS"])
     vetted.check_whole(index, family.facts.get("NEEDED_PARTS", ()))
-    vetted.check_weights(index, family.facts["PARTS"])
+    vetted.check_weights(index, family.facts["PARTS"], are_needed=has_weights)
     if prior is None and "PRIOR_NAMES" in family.facts:
         prior = prior_folder(folder, *family.facts["PRIOR_NAMES"])
     of_prior = _prior(prior, family) if prior else None
@@ -270,7 +326,7 @@ def _folder(
         folder=str(folder),
         prior_folder=str(prior or ""),
         source=_source(folder),
-        digest=_digest(vetted, note, of_prior),
+        digest=_digest(vetted, note, of_prior) if has_weights else "",
         licence=licence_of(folder, str(spec["licence"]) if plugin else _usual(folder)),
         steps=int(note.get("creatok_steps", spec["steps"])),
         guidance=float(note.get("creatok_guidance", spec["guidance"])),

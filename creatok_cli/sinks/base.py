@@ -114,6 +114,8 @@ def told(score: Score) -> str:
 
 def base_label(base: str) -> str:
     """A base's name without its folders: paths of a machine reach no output."""
+    file, plus, _ = base.partition(".safetensors+")  # what follows are its configs
+    base = f"{file}.safetensors" if plus else base
     return base.replace("\\", "/").rstrip("/").rpartition("/")[2] or base
 
 

@@ -29,6 +29,7 @@ from creatok_cli.errors import (
     OutputBusy,
     StackChanged,
 )
+from creatok_cli.sinks.base import base_label
 from creatok_cli.workflows._checkpoint import Keeper, State, other_runs, read_state, run_digest
 from creatok_cli.workflows._lock import held
 from creatok_cli.workflows._run import Stop
@@ -307,7 +308,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def label(facts: BaseFacts) -> str:
     """A base without the folders above it: reports and recipes tell no paths."""
-    return facts.name.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+    return base_label(facts.name)
 
 
 def stack(device: str, threads: int) -> dict[str, str]:

@@ -21,6 +21,8 @@ ENDS = ("attn.to_q", "attn.to_out.0", "attn.add_k_proj", "self_attn.q_proj")
 
 
 RESNET = {
+    "norm1": "in_layers.0",
+    "norm2": "out_layers.0",
     "conv1": "in_layers.2",
     "conv2": "out_layers.3",
     "time_emb_proj": "emb_layers.1",
@@ -32,6 +34,7 @@ TOPS = {
     "time_embedding.linear_2": "time_embed.2",
     "add_embedding.linear_1": "label_emb.0.0",
     "add_embedding.linear_2": "label_emb.0.2",
+    "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
 TRAINED = re.compile(
