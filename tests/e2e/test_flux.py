@@ -27,19 +27,24 @@ base: {base}
 defaults: {{steps: 2, dtype: fp32}}
 tokens: {{<fox>: fox}}
 jobs:
-  - prompt: a photo of a <fox> dragon
+  - id: a-fox
+    prompt: a photo of a <fox> dragon
     seeds: [5]
-  - prompt: a photo of a dragon
+  - id: b-plain
+    prompt: a photo of a dragon
     seeds: [5]
-  - prompt: a photo of a dragon
+  - id: c-ignored
+    prompt: a photo of a dragon
     negative: a red owl
     seeds: [5]
-  - prompt: a photo of a dragon
+  - id: d-guided
+    prompt: a photo of a dragon
     negative: a red owl
     seeds: [5]
     guidance: 1.0
     options: {{true_cfg: {true_cfg}}}
-  - prompt: a photo of a dragon
+  - id: e-low
+    prompt: a photo of a dragon
     seeds: [5]
     guidance: 1.0
 """
@@ -55,7 +60,7 @@ EXPORTS = {
 
 
 def drawn(out: Path) -> list[bytes]:
-    """What the pictures of a run show, in order; the contact sheet left out."""
+    """What the pictures of a run show, by the ids of their jobs; the contact sheet left out."""
     found = []
     for path in sorted(out.rglob("*.png")):
         with Image.open(path) as picture:
