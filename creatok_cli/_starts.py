@@ -30,10 +30,6 @@ class Starts:
         self._lock = Lock()
         self._kept: OrderedDict[tuple[str, Size], Image] = OrderedDict()
 
-    def name(self, digest: str) -> str:
-        """The file name of a picture, without its folder."""
-        return Path(self._files[digest]).name
-
     def start(self, job: Job, rows: int) -> Start | None:
         """What `rows` jobs like this one begin from; None for noise alone. The rows are one
         picture, and share its memory.

@@ -434,7 +434,6 @@ class Renderer:
             facts = [("base", base_label(backbone.facts.name)), ("licence", backbone.facts.licence)]
             facts += [("source", backbone.facts.source)] if backbone.facts.source else []
             facts += [("prompt_cut", row[0].cut[0])] if any(row[0].cut) else []
-            facts += [("init_image", self._starts.name(job.init_image))] if job.init_image else []
             image = to_image(picture.levels)
             outcomes.append(
                 Rendered(

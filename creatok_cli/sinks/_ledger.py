@@ -64,7 +64,9 @@ class Line:
     scheduler: str = ""
     dtype: str = ""
     init_image: str | None = None
-    """Digest of the picture that it began from; its file name is among the facts."""
+    """Digest of the picture that it began from."""
+    init_name: str = ""
+    """What that file was called, without its folder."""
     strength: float | None = None
     base: str = ""
     base_digest: str = ""
@@ -112,6 +114,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "scheduler": (str,),
     "dtype": (str,),
     "init_image": (str, type(None)),
+    "init_name": (str,),
     "strength": (float, int, type(None)),
     "base": (str,),
     "base_digest": (str,),
@@ -142,9 +145,10 @@ def line_of(
     published: Published | None = None,
     failed: Failed | None = None,
     adopted: Mapping[str, Any] | None = None,
+    starts: Mapping[str, str] | None = None,
 ) -> Line:
     """The line of a finished or failed job; `adopted` is the recipe chunk of a file that an
-    earlier run left."""
+    earlier run left, `starts` has the paths of pictures to begin from by digest."""
     known = dict(rendered.facts) if rendered else {}
     if adopted is not None:
         known = {name: adopted.get(name) for name in ("base", "licence")} | dict(
@@ -191,6 +195,7 @@ def line_of(
         scheduler=job.scheduler,
         dtype=job.dtype,
         init_image=job.init_image,
+        init_name=Path((starts or {}).get(job.init_image or "", "")).name,
         strength=job.strength,
         base=base,
         base_digest=job.base_digest,

@@ -255,7 +255,7 @@ def start_text(picture: Picture) -> str:
     """`pig.png, strength 0.5`; empty for a picture that begins from noise."""
     if picture.job.init_image is None:
         return ""
-    name = picture.line.facts.get("init_image") or picture.job.init_image[:19]
+    name = picture.line.init_name or picture.job.init_image[:19]
     return visible(f"{name}, strength {picture.job.strength:g}")
 
 

@@ -79,6 +79,7 @@ class ManifestSink:
             metadata=self._out.metadata,
             rendered=result,
             published=published,
+            starts=self._out.starts,
         )
         self._queue(line, Committed(job=result.job, published=published))
 
@@ -99,12 +100,18 @@ class ManifestSink:
             metadata="full" if found.recipe else "none",
             published=published,
             adopted=found.recipe,
+            starts=self._out.starts,
         )
         self._queue(line, Committed(job=job, published=published))
 
     def fail(self, failed: Failed) -> None:
         """Queues the line of a job that was given up."""
-        line = line_of(failed.job, shard=self._out.writer.shard, failed=failed)
+        line = line_of(
+            failed.job,
+            shard=self._out.writer.shard,
+            failed=failed,
+            starts=self._out.starts,
+        )
         self._queue(line, Committed(job=failed.job, failed=failed))
 
     def flush(self, *, only_due: bool = False) -> None:

@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -53,7 +54,6 @@ from creatok_cli.plan.sheet import Sheet, load_sheet
 from creatok_cli.sinks._metadata import MAX_FILE, NotOurs, NotWhole, job_of, read_recipe
 from creatok_cli.sinks.base import MetadataMode
 from creatok_cli.strict_picture import ENDINGS, digest_of, read_picture_bytes
-from creatok_cli.strict_text import shown
 from creatok_cli.tokens.file import TokenHeader, read_header
 from creatok_cli.tokens.library import Library, resolve_token
 from creatok_cli.tokens.lora import LoraHeader, read_lora
@@ -75,6 +75,8 @@ PICTURES = "pictures"
 """The folder in which the picture that it began from is looked for."""
 CLIMB = 3
 """How many folders above the picture's own."""
+MAX_LOOKED = 2_000
+"""Files that are hashed on that search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -613,7 +615,7 @@ def replay(image: Path | str, request: SampleRequest) -> Iterator[Event]:
         yield from obtain([name], is_offline=request.is_offline)
     facts = replay_base(name, job, path)
     tokens, loras = replay_tokens(job, path), replay_loras(job, path)
-    pictures = replay_pictures(job, path, name_of_start(recipe))
+    pictures = replay_pictures(job, path)
     stem = slug(path.stem)
     job = replace(
         job,
@@ -705,35 +707,27 @@ def folders_above(path: Path) -> list[Path]:
     return [path.absolute().parent, *path.absolute().parent.parents][: CLIMB + 1]
 
 
-def name_of_start(recipe: Mapping[str, Any]) -> str:
-    """What the picture that another one began from was called; empty where it does not say."""
-    notes = recipe.get("notes")
-    name = notes.get("init_image") if isinstance(notes, dict) else None
-    return name if isinstance(name, str) and Path(name).name == name else ""
-
-
-def replay_pictures(job: Job, path: Path, name: str) -> dict[str, str]:
-    """Path by digest of the picture that a job began from: the file of that name beside the drawn
-    one and up to `CLIMB` folders above, or any file of a folder `pictures` there, if it has the
-    contents.
+def replay_pictures(job: Job, path: Path) -> dict[str, str]:
+    """Path by digest of the picture that a job began from: found by content in the folders
+    `pictures` beside the drawn one and up to `CLIMB` folders above, and in these folders
+    themselves.
 
     Raises TokenMissing where there is none.
     """
     wanted = job.init_image
     if wanted is None:
         return {}
-    for folder in folders_above(path):
-        places = sorted((folder / PICTURES).glob("*"))
-        for place in [folder / name] * bool(name) + places:
-            if place.suffix.lower() in ENDINGS or place.name == name:
-                try:
-                    if digest_of(read_picture_bytes(place)) == wanted:
-                        return {wanted: str(place)}
-                except InputError:
-                    continue  # no picture, or not there: not the one that is looked for
-    called = f", which was called {shown(name)}" if name else ""
+    folders = [each for above in folders_above(path) for each in (above / PICTURES, above)]
+    files = (file for each in folders for file in sorted(each.glob("*")))
+    alike = (file for file in files if file.suffix.lower() in ENDINGS)
+    for file in islice(alike, MAX_LOOKED):
+        try:
+            if digest_of(read_picture_bytes(file)) == wanted:
+                return {wanted: str(file)}
+        except InputError:
+            continue  # not to be read: not the one that is looked for
     raise TokenMissing(
-        f"{path}: its recipe begins from the picture {wanted[:19]}{called}; put it into a folder "
+        f"{path}: its recipe begins from the picture {wanted[:19]}; put it into a folder "
         f"'{PICTURES}' beside this one, or draw its sheet"
     )
 

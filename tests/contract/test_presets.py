@@ -18,6 +18,7 @@ from creatok_cli.concepts.sets import load_pairs
 from creatok_cli.config import build_spec
 from creatok_cli.domain import BaseFacts, Job
 from creatok_cli.plan.expand import expand
+from creatok_cli.plan.pictures import load_pictures
 from creatok_cli.plan.presets import base_presets, load_base_preset
 from creatok_cli.plan.sheet import load_sheet
 from creatok_cli.registry import describe, get, preset_folder
@@ -38,6 +39,7 @@ BESTIARY = BaseFacts(
     size_multiple=8,
     schedulers=("euler",),
     dtype="fp32",
+    can_start=True,
 )
 PLACES = "|".join(captions.BACKGROUNDS[:-1])
 GRAMMAR = re.compile(
@@ -51,7 +53,9 @@ SLOT = re.compile(r"\{([^{}]*)\}")
 
 
 def jobs_of(path: Path) -> tuple[Job, ...]:
-    return expand(load_sheet(str(path)), {"bestiary": BESTIARY}, {})
+    sheet = load_sheet(str(path))
+    pictures = {name: found.digest for name, found in load_pictures(sheet).items()}
+    return expand(sheet, {"bestiary": BESTIARY}, {}, None, pictures)
 
 
 def test_the_sheets_that_the_readme_speaks_of_are_there() -> None:
@@ -110,6 +114,13 @@ def test_every_job_has_an_id_and_labels(path: Path) -> None:
     assert all(job.labels for job in jobs)
     starts = [job.row for job in jobs]
     assert len({a for a, b in pairwise([*starts, ""]) if a != b}) == len(set(starts))
+
+
+def test_restyle_begins_from_a_picture_that_ships() -> None:
+    jobs = jobs_of(preset_folder() / "sheets" / "restyle.yaml")
+    assert len({job.init_image for job in jobs}) == 1
+    assert sorted({job.strength for job in jobs}) == [0.3, 0.5, 0.6, 0.8]
+    assert len({job.seed for job in jobs}) == 1
 
 
 def test_the_first_sheet_shows_everything_in_few_pictures() -> None:
