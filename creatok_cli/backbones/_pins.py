@@ -31,7 +31,8 @@ _LINE = re.compile(r"([\w.-]+/[\w.-]+@[\w./-]+): ([0-9a-f]{40})", re.ASCII)
 
 def lock_of(sheet: str) -> Path | None:
     """The file of pins beside a sheet, None for standard input."""
-    return Path(sheet).with_suffix("").with_suffix(SUFFIX) if sheet not in ("", "-") else None
+    path = Path(sheet)
+    return path.with_name(path.stem + SUFFIX) if sheet not in ("", "-") else None
 
 
 class Pins:

@@ -85,6 +85,10 @@ WEIGHTY = ("Model", "Projection", "KL", "Transformer", "CLIP")
 """How the names of classes with weights end."""
 NEVER_OPENED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of real repositories that no adapter opens unless its family names them."""
+ALSO_OPENED = ("image_encoder_l", "image_encoder_g", "judge")
+"""Folders beside a pipeline that priors, labelers and judges read; they draw nothing, so they are
+in no digest.
+"""
 MAX_CONFIG_BYTES = 2**20
 MAX_INDEX_BYTES = 2**22
 MAX_DATA_BYTES = 2**26
@@ -199,7 +203,7 @@ class Vetted:
         self.files = dict(_walk(folder))
         self.configs: dict[str, Any] = {MODEL_INDEX: read_index(folder)}
         self._cache = DigestCache()
-        self._folders = {part.casefold() for part in parts}
+        self._folders = {part.casefold() for part in (*parts, *ALSO_OPENED)}
         for relative, path in self.files.items():
             self._check_file(relative, path)
         for relative, content in self.configs.items():

@@ -27,7 +27,7 @@ Base = Annotated[
         "--base",
         metavar="BASE",
         rich_help_panel=SOUGHT,
-        help="Explore this base: bestiary, or a diffusers SD3 folder.",
+        help="Explore this base: bestiary, sd3, OWNER/REPO[@REVISION], or a folder.",
     ),
 ]
 Name = Annotated[

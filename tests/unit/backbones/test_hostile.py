@@ -132,6 +132,11 @@ ZOO: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "pickle as a config": (pickled("vae/config.json"), "pickle"),
     "pickle as the index": (pickled("model_index.json"), "pickle"),
     "pickle as a tokenizer": (pickled("tokenizer/tokenizer.json"), "pickle"),
+    "pickle in a judge": (pickled("judge/pytorch_model.bin"), "pickle"),
+    "flag in an image tower": (
+        text("image_encoder_l/config.json", '{"auto_map": {"AutoModel": "x.Y"}}'),
+        "auto_map",
+    ),
     "code below a part": (text("vae/more/x.py", "x"), "code"),
     "code beside": (text("conversion/run.sh", "x"), "code"),
     "byte code": (text("vae/x.pyc", "x"), "code"),

@@ -386,6 +386,7 @@ def test_a_place_that_cannot_be_written_pins_in_the_home_folder(tmp_path: Path) 
     assert Pins().commit(f"{NAME}@{commit_of(8)}") == commit_of(8)
     assert len(_pins.read(config.home() / _pins.FILE)) == 1
     assert lock_of("-") is None
+    assert lock_of("a/b.v2.csv") == Path("a/b.v2.lock.yaml")
 
 
 @pytest.mark.parametrize(
@@ -475,7 +476,12 @@ def test_a_dry_run_and_offline_of_the_command(
 
 
 def test_the_command_fetches_then_draws(
-    hub: FakeHub, tiny_sd3: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+    hub: FakeHub,
+    tiny_sd3: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
+    capsys: Any,
+    no_sockets: Callable[[], None],
 ) -> None:
     from creatok_cli.cli.app import run
 
@@ -493,3 +499,42 @@ def test_the_command_fetches_then_draws(
     manifest = next((tmp_path / "out" / "sheet").glob("manifest*.jsonl")).read_text()
     assert '"licence":"cc0-1.0"' in manifest.replace(" ", "")
     assert commit in manifest
+    # N1: warm cache, no connection, though the library that could connect is loaded.
+    from huggingface_hub import constants
+
+    no_sockets()
+    assert constants.HF_HUB_OFFLINE
+    words = ["sample", str(sheet), "--base", NAME, "--device", "cpu", "--out", "again"]
+    assert run(words) == 0
+    assert next((tmp_path / "again").glob("manifest*.jsonl")).exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["learn-token"],
+        ["fuse", "pig=.5", "snake=.5"],
+        ["explore", "lowprob", "a photo of a creature"],
+        ["explore", "conceptlab", "--like", "a pet"],
+        ["explore", "distok"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_keeps_offline(
+    no_sockets: Callable[[], None], tmp_path: Path, monkeypatch: Any, capsys: Any, words: list[str]
+) -> None:
+    from creatok_cli.cli.app import run
+
+    no_sockets()
+    monkeypatch.chdir(tmp_path)
+    for flag in ("--offline", "--dry-run"):
+        assert run([*words, "--base", NAME, flag]) == 4
+        assert f"hf download {NAME}" in capsys.readouterr().err
+
+
+def test_nothing_that_connects_is_imported_to_plan() -> None:
+    code = (
+        "import sys, creatok_cli.workflows.sample; "
+        "assert not {'huggingface_hub', 'httpx', 'httpx2', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
