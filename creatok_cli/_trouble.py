@@ -66,5 +66,6 @@ def with_room(work: Callable[[], T], make_room: Callable[[], None], device: str)
         if kind_of(error) != "oom":
             raise
         raise OutOfMemory(
-            f"the base does not fit into the memory of {device}: {say(error)}"
+            f"the base does not fit into the memory of {device}: {say(error)}; with a smaller "
+            "--vram it lives there in parts"
         ) from error

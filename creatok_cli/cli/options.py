@@ -118,7 +118,8 @@ Vram = Annotated[
         "--vram",
         metavar="GIB",
         rich_help_panel=RUN,
-        help="Take at most this much memory of the device; -2 keeps 2 GiB free. Without it: all.",
+        help="Take at most this much memory of a CUDA device; -2 keeps 2 GiB free. Without it: all "
+        "that is free.",
         show_default=False,
     ),
 ]
