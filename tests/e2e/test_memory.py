@@ -22,6 +22,7 @@ defaults: {steps: 2, count: 2}
 jobs:
   - {id: owl, prompt: a photo of an owl}
 """
+COMMAND = ("sample", "owls.yaml", "--device", "cpu", "--batch-size", "2")
 Sample = Callable[..., tuple[int, str, list[dict[str, Any]]]]
 
 
@@ -34,7 +35,7 @@ def sample(
     (tmp_path / "owls.yaml").write_text(SHEET)
 
     def command(out: str, *words: str) -> tuple[int, str, list[dict[str, Any]]]:
-        code = run(["sample", "owls.yaml", "--device", "cpu", "--out", out, *words])
+        code = run([*COMMAND, "--out", out, *words])
         manifest = tmp_path / out / "manifest.jsonl"
         lines = manifest.read_text().splitlines() if manifest.exists() else []
         return code, capsys.readouterr().err, [json.loads(line) for line in lines]
@@ -53,7 +54,7 @@ def test_short_memory_is_told_and_changes_no_byte(
     assert (code, "can be used" in told) == (0, False)
     assert all("notes" not in line for line in lines)
     facts = resolve("bestiary")
-    found = _memory.needs([facts.folder], "fp32", Load((64, 64), facts.batch_class((64, 64))))
+    found = _memory.needs([facts.folder], "fp32", Load((64, 64), 2))
     assert found is not None
     rungs: tuple[Rung, ...] = ("offload", "group")
     for rung in rungs:
@@ -95,7 +96,7 @@ def test_a_profile_is_told_after_the_summary_and_kept_out_of_the_manifest(
         "decode",
     ]
     assert "profile" not in json.dumps(lines)
-    assert run(["sample", "owls.yaml", "--device", "cpu", "--out", "j", "--profile", "--json"]) == 0
+    assert run([*COMMAND, "--out", "j", "--profile", "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     (profile,) = [event for event in events if event["event"] == "profile"]
     assert {stage["stage"] for stage in profile["stages"]} >= {"denoise", "decode", "to host"}
@@ -107,7 +108,7 @@ def test_a_profile_is_told_after_the_summary_and_kept_out_of_the_manifest(
     ("words", "message"),
     [
         (("--profile", "--executor", "ray"), "--profile times this process alone"),
-        (("--batch-size", "probe", "--shard", "1/2"), "all shards must draw in batches of one"),
+        (("--batch-size=probe", "--shard", "1/2"), "all shards must draw in batches of one"),
         (("--vram", "0"), "--vram: found 0, expected GiB such as 8"),
         (("--set", "options.storage=nf4"), "storage nf4 needs bitsandbytes"),
         (("--set", "options.depth=2"), "base bestiary has no options"),
