@@ -2,7 +2,7 @@
 
     python benchmarks/pictures.py [NAME ...]
 
-Runs three presets, a sweep, a grid and three explorations on the bestiary, and takes the picture of
+Runs four presets, a sweep, a grid and three explorations on the bestiary, and takes the picture of
 the proof of `learn-token` that benchmarks/cretok.py has left; writes presets/pictures/*.png.
 
 Does not: choose pictures; what the first seed gives is what is shown.
@@ -31,6 +31,7 @@ PICTURES = {
     "first-creatures": ("first-creatures", None, ()),
     "concepts": ("concepts", None, ()),
     "hybrids": ("hybrids", None, ("count=1",)),
+    "restyle": ("restyle", None, ()),
 }
 """Picture -> (preset, jobs, settings)."""
 FUSED = {
