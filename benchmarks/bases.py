@@ -372,7 +372,7 @@ def free(device: str) -> None:
 
 
 def keep(args: argparse.Namespace, report: Mapping[str, Any], what: str, task: Task) -> None:
-    """Into results/, or where `--out` says; the results of several bases stand in one file."""
+    """Into results/: those of several bases stand in one file."""
     device = "cpu" if task.device == "cpu" else torch.cuda.get_device_name(task.device)
     scale = "tiny-" if (Path(args.dir) / "tiny").is_file() else ""
     name = f"bases-{what}-{scale}{device.lower().replace(' ', '-')}"
