@@ -38,8 +38,8 @@ class Vae:
         self.scale = 2 ** (len(config.block_out_channels) - 1)
         """Pixels per latent, along each side."""
         self._factor, self._shift = config.scaling_factor, config.shift_factor or 0.0
-        is_half = self._dtype == torch.float16
-        self._needs_fp32 = heeds_upcast and is_half and bool(config.get("force_upcast"))
+        if heeds_upcast and self._dtype == torch.float16 and config.get("force_upcast"):
+            self.model.float()
 
     def decode(self, latents: Tensor, *, precise: bool = False) -> Tensor:
         """[b c h w] -> [b 3 H W] f32 in [-1, 1]; values that are not finite come out as NaN."""
@@ -68,11 +68,11 @@ class Vae:
         return ((torch.cat(found) - self._shift) * self._factor).to(self._dtype)
 
     def _as(self, precise: bool) -> Any:
-        """The model in the number format of this call; a copy where that is not its own, because
-        other threads may be using it.
+        """The model, for `precise` in fp32; a copy where that is not its own format, because other
+        threads may be using it.
         """
-        dtype = torch.float32 if precise or self._needs_fp32 else self._dtype
-        return self.model if self.model.dtype == dtype else copy.deepcopy(self.model).to(dtype)
+        is_fit = not precise or self.model.dtype == torch.float32
+        return self.model if is_fit else copy.deepcopy(self.model).float()
 
     @staticmethod
     def _rows(sides: Sequence[int], scale: int) -> int:
