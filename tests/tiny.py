@@ -15,6 +15,20 @@ JOINT = 48
 """Wider than both towers together (40), so that padding is tested."""
 WORDS = (*"a photo of the pig snake owl dragon creative mixture in meadow red and fox".split(),)
 
+PROMPTS = [
+    "a photo of the pig snake",
+    "a red owl",
+    "dragon",
+    "zebra 123",
+    "a",
+    "",
+    "owl and fox",
+    "creative mixture",
+]
+"""What equality is tested with: as many as one encoding chunk has, so that shapes are the same on
+both sides.
+"""
+
 
 def build_tiny_sd3(
     folder: Path,
@@ -30,7 +44,7 @@ def build_tiny_sd3(
     configs; `transformer` are more arguments of the denoiser, as in SD3.5.
     """
     import torch
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
     kind = getattr(torch, dtype)
     with torch.random.fork_rng():
@@ -54,18 +68,7 @@ def build_tiny_sd3(
             "pos_embed_max_size": 12,
         }
         denoiser = SD3Transformer2DModel(**(usual | (transformer or {})))
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 16, 16),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=4,
-            scaling_factor=1.5,
-            shift_factor=0.06,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        )
+        vae = _vae(scaling_factor=1.5, shift_factor=0.06, **BARE)
         for name, model in (("transformer", denoiser), ("vae", vae)):
             model.to(kind).save_pretrained(folder / name)
         FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | (scheduler or {}))).save_pretrained(
@@ -91,6 +94,24 @@ def build_tiny_sd3(
     card = f"---\nlicense: cc0-1.0\ncreatok_steps: 3\ncreatok_guidance: 4.0\n{rows}---\n# tiny\n"
     (folder / "README.md").write_text(card)
     return folder
+
+
+BARE = {"use_quant_conv": False, "use_post_quant_conv": False}
+"""Of autoencoders without their 1 x 1 convolutions."""
+
+
+def _vae(**more: Any) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        **more,
+    )
 
 
 def _clip(

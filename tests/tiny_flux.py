@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.tiny import _clip, _t5, _write_tokenizer
+from tests.tiny import BARE, _clip, _t5, _vae, _write_tokenizer
 
 JOINT = 24
 """Width of T5 states."""
@@ -41,7 +41,7 @@ def build_tiny_flux(
         models = {"text_encoder": _clip(clip_width, 2, vocabulary, eos, "CLIPTextModel")}
         models["text_encoder_2"] = _t5(folder / "tokenizer_2", JOINT)
         models["transformer"] = _transformer(clip_width, guidance_embeds=guidance_embeds)
-        models["vae"] = _vae()
+        models["vae"] = _vae(scaling_factor=0.3611, shift_factor=0.1159, **BARE)
     for name, model in models.items():
         cut = {"max_shard_size": "20kB"} if sharded and name in BIG else {}
         model.to(kind).save_pretrained(folder / name, **cut)
@@ -88,23 +88,6 @@ def _transformer(clip_width: int, *, guidance_embeds: bool) -> Any:
             guidance_embeds=guidance_embeds,
             axes_dims_rope=(4, 6, 6),
         )
-    )
-
-
-def _vae() -> Any:
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 16, 16),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
     )
 
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.tiny import POSITIONS, _clip, _write_tokenizer
+from tests.tiny import POSITIONS, _clip, _vae, _write_tokenizer
 
 SD15_SCHEDULER: dict[str, Any] = {
     "_class_name": "PNDMScheduler",
@@ -200,19 +200,9 @@ def _write_tower(folder: Path, model: Any, how: dict[str, Any]) -> None:
 
 
 def _write_vae(folder: Path, kind: Any, how: dict[str, Any], *, are_old: bool) -> None:
-    from diffusers import AutoencoderKL
     from safetensors.torch import load_file, save_file
 
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 16, 16),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=32,
-        scaling_factor=0.18215 if are_old else 0.13025,
-    )
+    vae = _vae(sample_size=32, scaling_factor=0.18215 if are_old else 0.13025)
     vae.to(kind).save_pretrained(folder, **how)
     if are_old:
         (path,) = folder.glob("*.safetensors")

@@ -17,19 +17,8 @@ from creatok_cli.errors import ArtefactError, DigestMismatch, InputError, ModelM
 from creatok_cli.seeds import generator
 from creatok_cli.tokens.lora import lora_bytes
 from creatok_cli.tokens.token import Token
-from tests.tiny import build_tiny_kandinsky
+from tests.tiny import PROMPTS, build_tiny_kandinsky
 
-PROMPTS = [
-    "a photo of the pig snake",
-    "a red owl",
-    "dragon",
-    "zebra 123",
-    "a",
-    "",
-    "owl and fox",
-    "creative mixture",
-]
-"""As many as one encoding chunk has: the same shapes on both sides."""
 SEEDS = list(range(10, 18))
 NEAR = 1e-4
 VERSIONS = ("2.2", "2.1")

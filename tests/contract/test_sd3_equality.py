@@ -12,19 +12,9 @@ import torch
 from creatok_cli.backbones import _weights, sd3
 from creatok_cli.backbones.base import Start
 from creatok_cli.seeds import generator
+from tests.tiny import PROMPTS
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PROMPTS = [
-    "a photo of the pig snake",
-    "a red owl",
-    "dragon",
-    "zebra 123",
-    "a",
-    "",
-    "owl and fox",
-    "creative mixture",
-]
-"""As many as one encoding chunk has: the same shapes on both sides."""
 
 
 def plain_pipeline(folder: Path, dtype: str) -> Any:

@@ -19,20 +19,10 @@ from creatok_cli.backbones.base import Start
 from creatok_cli.errors import ArtefactError, InputError, ModelMissing, Refused
 from creatok_cli.seeds import generator
 from creatok_cli.tokens.token import Token
+from tests.tiny import PROMPTS
 from tests.tiny_unet import build_tiny_sd15, build_tiny_sdxl
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PROMPTS = [
-    "a photo of the pig snake",
-    "a red owl",
-    "dragon",
-    "zebra 123",
-    "a",
-    "",
-    "owl and fox",
-    "creative mixture",
-]
-"""As many as one encoding chunk has: the same shapes on both sides."""
 SEEDS = list(range(len(PROMPTS)))
 FAMILIES: dict[str, tuple[Any, Callable[..., Path], str]] = {
     "sd15": (sd15, build_tiny_sd15, "StableDiffusion"),
