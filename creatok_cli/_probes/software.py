@@ -15,7 +15,10 @@ from creatok_cli._probes.finding import Finding, fault, homely
 from creatok_cli.backbones._floors import FLOORS, is_older
 from creatok_cli.errors import ModelMissing, Refused
 
-EXTRAS = {"ray": ("ray", "2.52", "several GPUs or machines")}
+EXTRAS = {
+    "ray": ("ray", "2.52", "several GPUs or machines"),
+    "quant": ("bitsandbytes", "0.48", "denoisers stored in 8 or 4 bits"),
+}
 """Extra -> its library, that library's floor, and what it is for. Ray's floor: CVE-2025-62593."""
 
 

@@ -392,7 +392,7 @@ def test_the_plan_of_a_run_is_laid_out() -> None:
         ({"class_names": "bestary"}, UnknownName, 'did you mean "bestiary"'),
         ({"toward": (Path("none.png"),)}, InputError, "--toward none.png: the picture cannot"),
         ({"away": (Path("wander.yaml"),)}, InputError, "--away-from wander.yaml: is no picture"),
-        ({"origin": Path("site")}, InputError, "--from-image site: the picture cannot be read"),
+        ({"origin": Path("site")}, InputError, "--from-image site: is no regular file"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_made(
