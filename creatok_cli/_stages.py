@@ -50,9 +50,10 @@ def clock(device: str) -> Clock:
     """The device's own on CUDA, else the wall's."""
     if not device.startswith("cuda"):
         return Clock(time.perf_counter, lambda first, later: later - first, lambda: None)
+    new_event: Any = torch.cuda.Event
 
     def mark() -> Any:
-        event = torch.cuda.Event(enable_timing=True)
+        event = new_event(enable_timing=True)
         event.record(torch.cuda.current_stream(device))
         return event
 
