@@ -1,9 +1,11 @@
 """Score machines: do trained networks agree, how fast is it, and what do the dials do.
 
-    python benchmarks/els.py train --network resnet|unet [--seconds 280]    # the same again goes on
-    python benchmarks/els.py agree [--noises 100] [--seconds 280]           # the same again goes on
+    python benchmarks/els.py train --network resnet|unet|unet-early [--seconds 280]
+    python benchmarks/els.py agree [--noises 100] [--seconds 280]
     python benchmarks/els.py speed
     python benchmarks/els.py dials
+
+`train` and `agree` go on where the same command stopped.
 
 `agree`: deterministic DDIM from the same noises, machines in 20 steps, networks in 20 and in 150,
 over 32 sprites of 32 px. Windows are calibrated on the networks' own trajectories (highest cosine

@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -185,7 +184,7 @@ def judge_torch(
     torch: Torch,
     driver: Driver | None,
     *,
-    prefix: str = sys.prefix,
+    prefix: str = "",
     environment: Mapping[str, str] = os.environ,
 ) -> Finding:
     """torch, its build, and whether the build fits the machine."""
@@ -253,7 +252,7 @@ def wheel_of(driver: Driver) -> str:
     return "cu128" if capability >= (10, 0) else "cu126"
 
 
-def judge_devices(torch: Torch, driver: Driver | None, prefix: str = sys.prefix) -> list[Finding]:
+def judge_devices(torch: Torch, driver: Driver | None, prefix: str = "") -> list[Finding]:
     """One finding per graphics card."""
     return [_judge_device(device, driver, prefix) for device in torch.devices]
 

@@ -22,8 +22,9 @@ EXTRAS = {
 """Extra -> its library, that library's floor, and what it is for. Ray's floor: CVE-2025-62593."""
 
 
-def pip_line(words: str, prefix: str = sys.prefix) -> str:
+def pip_line(words: str, prefix: str = "") -> str:
     """`pip install` for the environment that creatok runs in, as its owner would say it."""
+    prefix = prefix or sys.prefix
     parts = [part.lower() for part in re.split(r"[\\/]", prefix)]
     if "pipx" in parts:
         return f"pipx runpip creatok install {words}"

@@ -56,6 +56,12 @@ FAMILIES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither pipx nor uv, whatever runs the tests."""
+    monkeypatch.setattr(sys, "prefix", str(Path("/opt/creatok")))
+
+
 def scene(torch: Torch, driver: Driver | None = None, **request: Any) -> Scene:
     """A machine with this torch and driver."""
     where = Scene(DoctorRequest(**{"self_test": False, **request}), environment={})
