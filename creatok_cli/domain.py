@@ -26,6 +26,20 @@ Scalar = str | int | float | bool | None
 Options = tuple[tuple[str, Scalar], ...]
 """Free settings of a backbone, as sorted (name, value) pairs."""
 
+STORAGE = "storage"
+"""The option that says how weights are kept; it belongs to the open base, not to a draw."""
+
+
+def storage_of(options: Options) -> str:
+    """How a job's weights are to be kept, unchecked; empty where nothing is said."""
+    return str(dict(options).get(STORAGE) or "")
+
+
+def without_storage(options: Options) -> Options:
+    """What is left for the draw."""
+    return tuple(each for each in options if each[0] != STORAGE)
+
+
 RENDER_VERSION = 1
 """Rises whenever an old job would draw differently; part of every key, listed under Pixels in the
 CHANGELOG.

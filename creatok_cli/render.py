@@ -61,6 +61,7 @@ from creatok_cli.domain import (
     Provenance,
     Rendered,
     Scalar,
+    without_storage,
 )
 from creatok_cli.errors import (
     CreatokError,
@@ -73,8 +74,6 @@ from creatok_cli.errors import (
 from creatok_cli.tokens.lora import read_lora
 
 Outcome = Rendered | Failed
-STORAGE = "storage"
-"""The option that says how weights are kept; it belongs to the open base, not to `denoise`."""
 
 
 class Stop(Protocol):
@@ -395,7 +394,7 @@ class Renderer:
         if reads_negative(first.guidance, first.options):
             negative = Conditioning.stack([row[1] for row in rows])
         start = self._starts.start(first, size)
-        options = tuple(each for each in first.options if each[0] != STORAGE)
+        options = without_storage(first.options)
         with torch.inference_mode():
             latents = noise = side.noise(seeds, first.size_px)
             with timed(self._stages, DENOISE):

@@ -6,6 +6,7 @@ Does not: denoise.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ClipSide:
+class ClipSide(ABC):
     """CLIP towers, read when something is encoded; tokenizers at once. A family adds `joined`.
 
     `places`: encoder name -> (folder of the tokenizer, folder of the model), in the family's order.
@@ -63,11 +64,11 @@ class ClipSide:
 
         return CLIPTextModelWithProjection
 
+    @abstractmethod
     def joined(
         self, encoded: Sequence[Encoded], laid: Sequence[Sequence[Laid]], tokens: Sequence[Token]
     ) -> dict[str, Tensor]:
         """What the denoiser needs of one chunk, from what each tower says of it."""
-        raise NotImplementedError
 
     @property
     def towers(self) -> list[ClipTower]:

@@ -16,11 +16,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from creatok_cli.domain import Options
+from creatok_cli.domain import STORAGE, Options
 from creatok_cli.errors import InputError, UnknownName
 from creatok_cli.registry import did_you_mean
 
-OPTION = "storage"
 STORAGES = {"fp8": 1.0, "int8": 1.0, "nf4": 0.5625}
 """Bytes per weight; nf4 has one f32 scale for 64 weights."""
 QUANTISED = ("int8", "nf4")
@@ -30,9 +29,9 @@ READS_WEIGHTS = "encoder_hid_proj"
 """
 
 
-def storage_of(options: Options) -> str:
+def checked_storage(options: Options) -> str:
     """What the options of a job say, empty for nothing. Raises UnknownName."""
-    found = dict(options).get(OPTION)
+    found = dict(options).get(STORAGE)
     if found is None:
         return ""
     if found not in STORAGES:

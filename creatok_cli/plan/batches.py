@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
-from creatok_cli.domain import Batch, Group, Job, Plan
+from creatok_cli.domain import Batch, Group, Job, Plan, storage_of
 from creatok_cli.errors import InputError
 from creatok_cli.hashing import canonical_json, sha256_hex
 from creatok_cli.strict_text import collector_paused
@@ -62,7 +62,7 @@ def _group(job: Job) -> Group:
         dtype=job.dtype,
         tokens=job.tokens,
         weights=job.weights,
-        storage=str(dict(job.options).get("storage", "")),
+        storage=storage_of(job.options),
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from creatok_cli import __version__, durable
-from creatok_cli.domain import Batch, Job, Plan
+from creatok_cli.domain import Batch, Job, Plan, storage_of
 from creatok_cli.errors import ManifestDamaged, SchemaNewer
 from creatok_cli.hashing import canonical_json
 
@@ -32,11 +32,11 @@ def group_name(job: Job) -> str:
     """What a batch class belongs to: base, dtype, tokens, weights, size, and storage where there is
     one, as canonical JSON.
     """
-    storage = [value for name, value in job.options if name == "storage"]
+    storage = storage_of(job.options)
     return canonical_json(
         [
             *(job.base_digest, job.dtype, list(job.size_px), list(job.tokens)),
-            *(list(job.weights), *storage),
+            *(list(job.weights), *([storage] if storage else [])),
         ]
     )
 

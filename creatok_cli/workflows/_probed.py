@@ -18,7 +18,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from creatok_cli import config, durable
-from creatok_cli.domain import BaseFacts, Event, Group, Job, Notice, Options, Stage
+from creatok_cli.domain import (
+    BaseFacts,
+    Event,
+    Group,
+    Job,
+    Notice,
+    Stage,
+    storage_of,
+    without_storage,
+)
 from creatok_cli.errors import CreatokError, Interrupted
 from creatok_cli.hashing import canonical_json
 from creatok_cli.plan.batches import make_plan
@@ -86,7 +95,7 @@ class Probe:
     def _mark(self, job: Job, device: str) -> str:
         """What a figure belongs to."""
         cap = [] if self.vram_gib is None else [self.vram_gib]
-        shape = [list(job.size_px), _storage(job.options), job.guidance > 1]
+        shape = [list(job.size_px), storage_of(job.options), job.guidance > 1]
         return canonical_json([device, job.base_digest, job.dtype, *shape, *cap])
 
     def _measured(self, job: Job, device: str) -> Probed:
@@ -134,7 +143,7 @@ def timer(
     backbone.release("text")
     side = backbone.image
     assert side is not None
-    options = tuple(each for each in job.options if each[0] != "storage")
+    options = without_storage(job.options)
     is_guided = reads_negative(job.guidance, options)
 
     def draw(size: int) -> float:
@@ -192,10 +201,6 @@ def best_size(seconds: Callable[[int], float | None]) -> Probed:
             break
         best = size
     return Probed(best, each)
-
-
-def _storage(options: Options) -> str:
-    return str(dict(options).get("storage", ""))
 
 
 def _say(job: Job, device: str, probed: Probed) -> str:

@@ -22,7 +22,7 @@ from creatok_cli.backbones._fetch import obtain
 from creatok_cli.backbones._lora_file import cached_blob, lora_path
 from creatok_cli.backbones._lora_fit import check_fit as check_lora_fit
 from creatok_cli.backbones._pins import Pins, lock_of
-from creatok_cli.backbones._storage import OPTION, check_storage, storage_of
+from creatok_cli.backbones._storage import check_storage, checked_storage
 from creatok_cli.backbones._weights import resolve
 from creatok_cli.concepts.mixes import Mix
 from creatok_cli.domain import (
@@ -36,6 +36,7 @@ from creatok_cli.domain import (
     Plan,
     Rendered,
     Stage,
+    without_storage,
 )
 from creatok_cli.errors import (
     ArtefactError,
@@ -486,13 +487,13 @@ def plain_options(options: Options, base: BaseFacts, *, has_loras: bool) -> Opti
     """The options without `storage`, which every base with weights takes. Raises InputError for a
     storage that cannot be.
     """
-    storage = storage_of(options)
+    storage = checked_storage(options)
     if not storage:
         return options
     if not base.encoders:
         raise InputError(f"base {base.name} has no weights: it takes no storage")
     check_storage(storage, has_loras=has_loras)
-    return tuple(each for each in options if each[0] != OPTION)
+    return without_storage(options)
 
 
 def batch_classes(

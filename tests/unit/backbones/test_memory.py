@@ -335,10 +335,10 @@ def test_a_base_makes_room_by_what_is_free(real: Path, monkeypatch: pytest.Monke
 
 
 def test_storage_is_checked_before_anything_is_read(tiny_sd3: Path) -> None:
-    assert _storage.storage_of((("x", 1),)) == ""
-    assert _storage.storage_of((("storage", "nf4"), ("x", 1))) == "nf4"
+    assert _storage.checked_storage((("x", 1),)) == ""
+    assert _storage.checked_storage((("storage", "nf4"), ("x", 1))) == "nf4"
     with pytest.raises(UnknownName, match="unknown storage 'fp4'; did you mean"):
-        _storage.storage_of((("storage", "fp4"),))
+        _storage.checked_storage((("storage", "fp4"),))
     _storage.check_storage("fp8", has_loras=True)
     with pytest.raises(InputError, match="LoRAs have changed: use storage fp8"):
         _storage.check_storage("nf4", has_loras=True)
